@@ -1,0 +1,53 @@
+# `make report` and `make test` do everything, set-up included. See README.md.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+# TensorFlow with CUDA only where a graphics card answers: it is six times the download.
+KIND   := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+LOCK   := requirements/$(KIND).lock
+
+.PHONY: help setup run report test lint format lock lab bench clean
+
+help:            ## list the targets
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: .venv/$(KIND).done  ## make .venv with the pinned packages
+
+.venv/$(KIND).done: $(LOCK) pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $(LOCK)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+run: setup       ## train and evaluate on DATASET (default: sample), skipping finished runs
+	$(BIN)/python -m fruitveg_tl run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
+
+report: run      ## until the notebooks land: the same as `make run`; then the PDF as well
+
+test: setup      ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup      ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup    ## apply style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup      ## resolve pyproject.toml into requirements/*.lock anew
+	$(BIN)/pip install --quiet uv
+	for kind in cpu gpu; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	  --extra $$kind --extra notebooks --extra dev --upgrade \
+	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements/$$kind.lock; done
+
+lab: setup       ## open JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+bench: setup     ## measure speed and memory, write benchmarks/results
+	$(BIN)/python benchmarks/cached_frozen_part.py
+	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/sample_difficulty.py
+
+clean:           ## remove .venv, caches and the generated sample; keep results
+	rm -rf .venv data/cache data/sample *.egg-info .pytest_cache .ruff_cache .hypothesis

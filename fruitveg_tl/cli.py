@@ -1,0 +1,154 @@
+"""The command line: data, run, table, predict."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from fruitveg_tl.config import PROFILES, ROOT, RunConfig
+from fruitveg_tl.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        the exit code: 0, or 2 for input that cannot be used, with one line per problem on
+        standard error.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fruitveg_tl",
+        description="Transfer learning on photographs of fruit and vegetables.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="fetch or generate a dataset and describe it")
+    _dataset_options(data)
+    data.set_defaults(command=_data)
+
+    run = commands.add_parser(
+        "run",
+        help="train and evaluate networks; finished runs are kept",
+        description="Train and evaluate networks. A killed run goes on where it was when the same "
+        "command is given again; a finished one is not repeated.",
+    )
+    _dataset_options(run)
+    run.add_argument(
+        "--backbones", nargs="+", default=["vgg16", "resnet50", "mobilenetv2"], metavar="NAME"
+    )
+    run.add_argument("--strategy", default="transfer", help="transfer (default) or scratch")
+    run.add_argument(
+        "--weights",
+        default="auto",
+        help="auto (default: FRUITVEG_WEIGHTS, Keras' cache, Keras' download), random, or a file",
+    )
+    run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    for name, what in (
+        ("size", "side of the photographs in pixels"),
+        ("views", "cached augmented views of each training photograph"),
+        ("probe-epochs", "the most epochs of the linear probe"),
+        ("finetune-epochs", "the most epochs of fine-tuning, or of training from scratch"),
+    ):
+        run.add_argument(f"--{name}", type=int, metavar="N", help=what)
+    run.add_argument("--force", action="store_true", help="repeat finished runs")
+    run.set_defaults(command=_run)
+
+    table = commands.add_parser("table", help="print the table of evaluated models")
+    table.add_argument("--markdown", action="store_true", help="as GitHub Markdown")
+    table.add_argument("--readme", action="store_true", help="fill the marked parts of README.md")
+    table.set_defaults(command=_table)
+
+    predict = commands.add_parser("predict", help="classify photographs with a saved network")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    predict.add_argument(
+        "--run", type=Path, help="folder below data/results (default: the newest network)"
+    )
+    predict.set_defaults(command=_predict)
+    return parser
+
+
+def _dataset_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset",
+        default=os.environ.get("FRUITVEG_DATASET", "sample"),
+        help="sample (default, generated), grocery, fruits-veges, or a folder of class folders",
+    )
+    parser.add_argument(
+        "--labels", default="coarse", help="coarse (default) or fine, for grocery only"
+    )
+    parser.add_argument("--data", help="a copy of the dataset on disk (default: FRUITVEG_DATA)")
+
+
+# The heavy imports stand inside the commands, so that --help answers at once.
+
+
+def _data(options: argparse.Namespace) -> None:
+    from fruitveg_tl import datasets
+
+    dataset = datasets.load(options.dataset, options.labels, options.data)
+    counts = dataset.index.groupby(["label", "split"]).size().unstack()
+    print(counts[list(dataset.split_sizes())].to_string())
+    sizes = ", ".join(f"{split} {count}" for split, count in dataset.split_sizes().items())
+    print(f"\n{dataset.name}: {len(dataset.classes)} classes; {sizes}")
+    print(f"folder {dataset.root}\nSHA-256 {dataset.digest}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from fruitveg_tl import backbones, results, study
+
+    given = ("size", "views", "probe_epochs", "finetune_epochs")
+    settings = PROFILES.get(options.dataset, {}) | {
+        name: value for name in given if (value := getattr(options, name)) is not None
+    }
+    names = [backbones.backbone_by_name(name) for name in options.backbones]
+    folders = []
+    for backbone in names:
+        for seed in options.seeds:
+            config = RunConfig(
+                options.dataset,
+                backbone.key,
+                options.labels,
+                options.strategy,
+                options.weights,
+                seed=seed,
+                **settings,
+            )
+            folders.append(study.run(config, options.data, options.force))
+            print(folders[-1])
+    runs = results.read()
+    chosen = runs[runs["run"].isin([folder.name for folder in folders])]
+    print(results.table(chosen).to_string(index=False))
+
+
+def _table(options: argparse.Namespace) -> None:
+    from fruitveg_tl import results
+
+    runs = results.read()
+    if not len(runs):
+        raise InputError("no finished run yet; start one with «python -m fruitveg_tl run»")
+    if options.readme:
+        readme = ROOT / "README.md"
+        readme.write_text(results.fill(readme.read_text(), runs))
+        return
+    table = results.table(runs)
+    print(results.markdown(table) if options.markdown else table.to_string(index=False))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from fruitveg_tl.predict import newest_run, predict
+
+    run = options.run or newest_run()
+    for path, answer in zip(options.images, predict(options.images, run), strict=True):
+        best = ", ".join(f"{name} {value:.1%}" for name, value in answer.head(5).items())
+        print(f"{path}: {best}")

@@ -1,0 +1,61 @@
+"""What a run is, and where its files are."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(os.environ.get("FRUITVEG_HOME", Path(__file__).resolve().parents[1]))
+DATA_DIR = ROOT / "data"
+CACHE_DIR = DATA_DIR / "cache"
+RESULTS_DIR = DATA_DIR / "results"
+FIGURES_DIR = ROOT / "figures"
+
+SPLITS = ("train", "val", "test")
+STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run's result depends on, apart from the photographs and the weights.
+
+    Attributes:
+        dataset: a name from `datasets.DATASETS` or a folder.
+        labels: "coarse" or "fine"; only `grocery` has both.
+        backbone: key of `backbones.BACKBONES`.
+        strategy: "transfer" (linear probe, then fine-tuning) or "scratch" (random
+            initialisation, all layers trained: the baseline).
+        weights: "auto" (see `weights.resolve`), "random", or a file.
+        size: side of the photographs in pixels.
+        views: number of cached augmented views of each training photograph.
+        seed: decides the head's initialisation, the order of the photographs and the views drawn.
+        batch_size: photographs per step, in every phase.
+        probe_epochs, finetune_epochs: the most epochs of either phase.
+        probe_rate, finetune_rate, scratch_rate: the highest learning rate of each phase.
+        patience: epochs without a lower validation loss before a phase stops.
+        weight_decay: of AdamW (Loshchilov & Hutter 2019).
+    """
+
+    dataset: str
+    backbone: str
+    labels: str = "coarse"
+    strategy: str = "transfer"
+    weights: str = "auto"
+    size: int = 224
+    views: int = 4
+    seed: int = 0
+    batch_size: int = 32
+    probe_epochs: int = 60
+    finetune_epochs: int = 20
+    probe_rate: float = 1e-3
+    finetune_rate: float = 2e-4
+    scratch_rate: float = 1e-3
+    patience: int = 6
+    weight_decay: float = 1e-2
+
+    def to_dict(self) -> dict:
+        """Return the settings as plain values for JSON."""
+        return asdict(self)
+
+
+# The sample set is for seeing everything work: small photographs, few epochs.
+PROFILES = {"sample": {"size": 64, "views": 2, "probe_epochs": 30, "finetune_epochs": 10}}

@@ -1,0 +1,9 @@
+"""The one exception that is shown to the user as a single line."""
+
+
+class InputError(Exception):
+    """Something the user gave (a file, a name, a setting) cannot be used.
+
+    The message names the thing and what to do about it. The command line prints it without a
+    traceback and exits with code 2. Several lines mean several independent problems.
+    """

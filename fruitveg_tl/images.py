@@ -1,0 +1,140 @@
+"""Photographs to pixels: decoded once into one uint8 array on disk, then memory-mapped."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from fruitveg_tl.errors import InputError
+from fruitveg_tl.storage import atomic_path
+
+# What cameras and web pages give. An animation is not a photograph, so no GIF.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
+WORKERS = 4
+
+T = TypeVar("T")
+
+
+def check_header(path: Path) -> tuple[int, int, str]:
+    """Return (width, height, mode) of an image file without decoding its pixels.
+
+    Raises:
+        InputError: if the file is missing, empty, not an image, or of another kind than
+            `FORMATS`.
+    """
+    fix = "replace or delete it, then run again"
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty; {fix}")
+        with Image.open(path) as image:
+            if image.format not in FORMATS:
+                raise InputError(
+                    f"{path}: its content is {image.format}, not a photograph in "
+                    f"{', '.join(FORMATS)}; convert it (to JPEG or PNG) or delete it, "
+                    "then run again"
+                )
+            return image.width, image.height, image.mode
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not an image; {fix}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {fix}") from None
+
+
+def decode(path: Path, size: int) -> np.ndarray:
+    """Decode one photograph to a square of RGB pixels.
+
+    The EXIF orientation is applied, transparency is laid on white, palette, grey and CMYK become
+    RGB; then the shorter side is scaled to `size` and the centre is cropped, so that the aspect
+    ratio is kept (the usual evaluation crop; never a squeeze).
+
+    Args:
+        path: the image file.
+        size: side of the result in pixels.
+
+    Returns:
+        uint8 array of shape (size, size, 3), RGB, 0 to 255.
+
+    Raises:
+        InputError: if the file cannot be decoded to its last pixel.
+    """
+    check_header(path)
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (size, size))
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"{path}: damaged or truncated ({error}); replace or delete it, then run again"
+        ) from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow clips 16-bit grey at 255 on conversion: keep the high byte instead.
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -> list[T]:
+    """Apply `function` to every path on a few threads, with a progress bar, keeping the order.
+
+    Raises:
+        InputError: with the lines of all files that failed (the first 20), not just the first.
+    """
+    problems = []
+
+    def guarded(path: Path) -> T | None:
+        try:
+            return function(path)
+        except InputError as error:
+            problems.append(str(error))
+            return None
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        results = list(
+            tqdm(pool.map(guarded, paths), what, total=len(paths), leave=False, disable=None)
+        )
+    if problems:
+        more = [f"… and {len(problems) - 20} more files"] if len(problems) > 20 else []
+        raise InputError("\n".join(sorted(problems)[:20] + more))
+    return results
+
+
+def pixel_array(paths: Sequence[Path], size: int, file: Path) -> np.ndarray:
+    """Return all photographs as one memory-mapped array, decoding them on the first call.
+
+    Args:
+        paths: the photographs, in the order of the index.
+        size: side of every square in pixels.
+        file: where the array lives; its name must identify the photographs and `size`.
+
+    Returns:
+        read-only uint8 array of shape (len(paths), size, size, 3), RGB.
+
+    Raises:
+        InputError: naming every file that cannot be decoded; nothing is left on disk then.
+    """
+    if not file.exists():
+        with atomic_path(file) as temporary:
+            pixels = np.lib.format.open_memmap(
+                temporary, "w+", np.uint8, (len(paths), size, size, 3)
+            )
+            rows = {path: row for row, path in enumerate(paths)}
+
+            def fill(path: Path) -> None:
+                pixels[rows[path]] = decode(path, size)
+
+            map_files(fill, paths, "decode photographs")
+            pixels.flush()
+    return np.load(file, mmap_mode="r")

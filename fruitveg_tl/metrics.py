@@ -1,0 +1,85 @@
+"""The study's figures, all from stored test probabilities, all by scikit-learn."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
+
+
+def evaluate(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Summarise a classifier's answers.
+
+    Args:
+        labels: true class indices, shape (n,).
+        probabilities: shape (n, classes), rows summing to 1; the answer is the largest, the
+            first one on a tie.
+
+    Returns:
+        accuracy, loss (cross-entropy in nats), top5_accuracy, and precision, recall and F1 as
+        macro (every class counts the same) and weighted (every photograph counts the same)
+        averages. A class that is never predicted has precision 0, one without photographs
+        recall 0, and F1 is 0 where both are: scikit-learn's `zero_division=0`.
+
+    Raises:
+        ValueError: if the shapes disagree, a label has no column, or a probability is not finite.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(1)
+    # float64 before normalising: float32 rows miss 1 by more than scikit-learn lets pass.
+    rows = probabilities / probabilities.sum(1, keepdims=True)
+    result = {
+        "accuracy": accuracy_score(labels, predicted),
+        "loss": log_loss(labels, rows, labels=classes),
+        "top5_accuracy": top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
+        if len(classes) > 5
+        else 1.0,
+    }
+    for average in ("macro", "weighted"):
+        scores = precision_recall_fscore_support(
+            labels, predicted, labels=classes, average=average, zero_division=0
+        )
+        for name, score in zip(("precision", "recall", "f1"), scores, strict=False):
+            result[f"{name}_{average}"] = score
+    return {name: float(value) for name, value in result.items()}
+
+
+def per_class(
+    labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Return precision, recall, F1 and support of every class, indexed by its name."""
+    labels, probabilities = _checked(labels, probabilities)
+    scores = precision_recall_fscore_support(
+        labels, probabilities.argmax(1), labels=np.arange(len(classes)), zero_division=0
+    )
+    columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
+    return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
+
+
+def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return counts of shape (classes, classes): rows are true classes, columns answers."""
+    labels, probabilities = _checked(labels, probabilities)
+    classes = np.arange(probabilities.shape[1])
+    return confusion_matrix(labels, probabilities.argmax(1), labels=classes)
+
+
+def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
+        raise ValueError(
+            f"labels {labels.shape} and probabilities {probabilities.shape} do not match"
+        )
+    if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+        raise ValueError(
+            f"labels {labels.min()}..{labels.max()} but {probabilities.shape[1]} columns"
+        )
+    if not np.isfinite(probabilities).all():
+        raise ValueError("probabilities are not finite")
+    return labels, probabilities

@@ -1,0 +1,169 @@
+"""Results on disk and the table made of them.
+
+One folder per run below `data/results/`, written in one atomic step when the run is over:
+
+    config.json               the RunConfig
+    provenance.json           photographs, weights, versions, hardware, commit, times
+    history.csv               one row per stage and epoch
+    metrics.json              per stage: `metrics.evaluate` on the test split
+    per_class.csv             `metrics.per_class` of the last stage
+    test.csv                  path and true label of every test photograph
+    probabilities-STAGE.npy   float32 (n_test, classes), rows as in test.csv
+    model.keras               the whole network, raw RGB in (not kept in Git)
+"""
+
+import json
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from fruitveg_tl import config, metrics
+from fruitveg_tl.backbones import BACKBONES
+from fruitveg_tl.datasets import Dataset
+from fruitveg_tl.errors import InputError
+from fruitveg_tl.storage import atomic_path, write_json
+
+SCORES = {
+    "Accuracy": "accuracy",
+    "Loss": "loss",
+    "Precision": "precision_macro",
+    "Recall": "recall_macro",
+    "F1": "f1_macro",
+    "Top-5": "top5_accuracy",
+}
+
+
+def write(
+    folder: Path,
+    settings: config.RunConfig,
+    provenance: dict,
+    history: list[dict],
+    dataset: Dataset,
+    probabilities: dict[str, np.ndarray],
+    model: keras.Model,
+) -> None:
+    """Store a finished run; `folder` appears whole or not at all."""
+    rows = dataset.rows("test")
+    labels = dataset.labels[rows]
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        write_json(temporary / "config.json", settings.to_dict())
+        write_json(temporary / "provenance.json", provenance)
+        pd.DataFrame(history).to_csv(temporary / "history.csv", index=False)
+        dataset.index.loc[rows, ["path", "label"]].to_csv(temporary / "test.csv", index=False)
+        for stage, values in probabilities.items():
+            np.save(temporary / f"probabilities-{slug(stage)}.npy", values.astype(np.float32))
+        scores = {stage: metrics.evaluate(labels, p) for stage, p in probabilities.items()}
+        write_json(temporary / "metrics.json", scores)
+        last = list(probabilities.values())[-1]
+        metrics.per_class(labels, last, dataset.classes).to_csv(temporary / "per_class.csv")
+        model.save(temporary / "model.keras")
+
+
+def slug(stage: str) -> str:
+    """Return a stage's name as it stands in file names, e.g. "linear-probe"."""
+    return stage.replace(" ", "-")
+
+
+def read(results: Path | None = None) -> pd.DataFrame:
+    """Return one row per finished run and stage.
+
+    Args:
+        results: folder of run folders; default `config.RESULTS_DIR`.
+
+    Returns:
+        dataset, model, stage, weights (source), size in pixels, seed, run (folder name), every
+        metric, parameters (trained in that stage), seconds (of training up to that stage's end,
+        the frozen part included) and settings (equal for runs that differ in the seed alone).
+    """
+    rows = []
+    for file in sorted((results or config.RESULTS_DIR).glob("*/metrics.json")):
+        scores, settings, provenance = (
+            json.loads((file.parent / name).read_text())
+            for name in ("metrics.json", "config.json", "provenance.json")
+        )
+        seed = settings.pop("seed")
+        spent = provenance["seconds"]["frozen"]
+        for stage in (stage for stage in config.STAGES if stage in scores):
+            spent += provenance["seconds"][stage]
+            rows.append(
+                {
+                    "dataset": provenance["dataset"]["name"],
+                    "model": BACKBONES[settings["backbone"]].name,
+                    "stage": stage,
+                    "weights": provenance["weights"]["source"],
+                    "size": settings["size"],
+                    "seed": seed,
+                    "parameters": provenance["trained_parameters"][stage],
+                    "seconds": spent,
+                    "run": file.parent.name,
+                    "settings": json.dumps([settings, provenance["dataset"]["sha256"]]),
+                }
+                | scores[stage]
+            )
+    return pd.DataFrame(rows)
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of evaluated models: one row per model, stage and setting.
+
+    Args:
+        runs: from `read`, not empty.
+
+    Returns:
+        text columns; a score is its mean over the seeds, with half the range from the lowest to
+        the highest seed behind "±" where there are several.
+    """
+    rows = []
+    keys = ["dataset", "model", "size", "stage", "weights", "settings"]
+    for (dataset, model, size, stage, weights, _), group in runs.groupby(keys, sort=False):
+        scores = {title: _spread(group[name]) for title, name in SCORES.items()}
+        rows.append(
+            {
+                "Dataset": dataset,
+                "Model": model,
+                "Pixels": size,
+                "Stage": stage,
+                "Weights": weights,
+                **scores,
+                "Seeds": len(group),
+                "Trained parameters": f"{int(group['parameters'].iloc[0]):,}",
+                "Training time": _duration(group["seconds"].mean()),
+                "order": (dataset, size, list(config.STAGES).index(stage), model, weights),
+            }
+        )
+    return pd.DataFrame(sorted(rows, key=lambda row: row.pop("order")))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table as GitHub Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def fill(text: str, runs: pd.DataFrame) -> str:
+    """Replace what stands between `<!-- results DATASET -->` and `<!-- /results -->` in `text`.
+
+    Raises:
+        InputError: if a marked dataset has no finished run.
+    """
+
+    def block(match: re.Match) -> str:
+        chosen = runs[runs["dataset"] == match[2]] if len(runs) else runs
+        if not len(chosen):
+            raise InputError(f"no finished run of {match[2]}; run it first, see README")
+        return f"{match[1]}\n{markdown(table(chosen).drop(columns='Dataset'))}\n{match[3]}"
+
+    return re.sub(r"(<!-- results (\S+) -->).*?(<!-- /results -->)", block, text, flags=re.DOTALL)
+
+
+def _spread(values: pd.Series) -> str:
+    half = (values.max() - values.min()) / 2
+    return f"{values.mean():.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,323 @@
+"""The embedded default: a small set of drawn fruit and vegetables, made in seconds.
+
+It exists so that every command runs anywhere without a download; nothing about real photographs
+follows from it. Shape and texture tell the classes apart, colour hardly: classes share their
+colours, light tints the whole picture, and the clutter behind has the colours of the fruit.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from fruitveg_tl.storage import atomic_path
+
+SIZE = 96  # pixels
+COUNTS = {"train": 64, "val": 12, "test": 24}  # photographs per class
+
+RED, ORANGE, YELLOW, GREEN, PURPLE = 0.99, 0.07, 0.15, 0.30, 0.80  # hues, 0 to 1
+LEAF = (0.32, 0.7, 0.5)
+WOOD = (0.08, 0.5, 0.4)
+PALE = (0.12, 0.2, 0.9)
+
+# A part is one solid: an array that grows from 0 in its middle to 1 at its edge (and on outside),
+# and its colour as hue, saturation, value. A drawing is a list of parts, back to front.
+Part = tuple[np.ndarray, tuple[float, float, float]]
+Drawing = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], list[Part]]
+
+
+def generate(folder: Path, seed: int = 0) -> Path:
+    """Draw the sample set as `train`, `validation` and `test` folders of class folders.
+
+    Args:
+        folder: made in one atomic step; if it exists, it is kept as it is.
+        seed: the same seed gives the same pixels.
+
+    Returns:
+        `folder`.
+    """
+    if not folder.exists():
+        with atomic_path(folder) as temporary, ProcessPoolExecutor() as pool:
+            jobs = []
+            for number, name in enumerate(sorted(DRAWINGS)):
+                for part, (split, count) in enumerate(COUNTS.items()):
+                    target = temporary / {"val": "validation"}.get(split, split) / name
+                    target.mkdir(parents=True)
+                    for i in range(count):
+                        jobs.append((target / f"{i:03d}.png", name, (seed, number, part, i)))
+            draw = pool.map(_save, *zip(*jobs, strict=True), chunksize=16)
+            list(tqdm(draw, "draw the sample set", total=len(jobs), leave=False, disable=None))
+    return folder
+
+
+def render(name: str, seed: int | tuple[int, ...]) -> np.ndarray:
+    """Draw one photograph of a class.
+
+    Args:
+        name: a key of `DRAWINGS`.
+        seed: anything `numpy.random.default_rng` takes.
+
+    Returns:
+        uint8 array of shape (SIZE, SIZE, 3), RGB.
+    """
+    rng = np.random.default_rng(seed)
+    canvas = _background(rng)
+    hue = rng.choice(HUES[name]) + rng.normal(0, 0.02)
+    count = rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2])
+    for _ in range(count):
+        reach = 0.25 if count == 1 else 0.5
+        u, v = _frame(rng, reach, rng.uniform(0.45, 0.75) / np.sqrt(count))
+        _paint(canvas, DRAWINGS[name](u, v, hue, rng), u, v, rng)
+    if rng.random() < 0.4:
+        u, v = _frame(rng, 0.8, rng.uniform(0.1, 0.2))
+        _paint(canvas, [(_ellipse(u, v, 0, 0, 2.5, 0.6), _colour(rng))], u, v, rng)
+    light = rng.uniform(0.7, 1.2) * rng.uniform(0.75, 1.25, 3)
+    noise = rng.normal(0, rng.uniform(0.01, 0.04), canvas.shape)
+    return (np.clip(canvas * light + noise, 0, 1) * 255).astype(np.uint8)
+
+
+def _save(path: Path, name: str, seed: tuple[int, ...]) -> None:
+    Image.fromarray(render(name, seed)).save(path)
+
+
+def _frame(rng, reach: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of every pixel in a randomly placed, turned and stretched object's own frame."""
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    x, y = x - rng.uniform(-reach, reach), y - rng.uniform(-reach, reach)
+    angle, stretch = rng.normal(0, 0.6), rng.uniform(0.85, 1.18)
+    u = (x * np.cos(angle) + y * np.sin(angle)) / scale * stretch
+    v = (y * np.cos(angle) - x * np.sin(angle)) / scale / stretch
+    return u * rng.choice([-1, 1]), -v  # v points up
+
+
+def _paint(canvas, parts: list[Part], u, v, rng) -> None:
+    """Lay shaded solids over the canvas, in place."""
+    lx, ly = rng.uniform(-0.5, 0.5), rng.uniform(0.1, 0.6)
+    for edge, (hue, saturation, value) in parts:
+        height = np.sqrt(np.clip(1 - edge**2, 0, 1))
+        shade = 0.45 + 0.5 * height + 0.25 * np.clip(lx * u + ly * v, -1, 1)
+        shine = np.clip(height + 0.6 * (lx * u + ly * v) - 0.95, 0, 1)[..., None]
+        colour = _rgb(hue, saturation, value) * shade[..., None] + shine
+        alpha = np.clip((1 - edge) * 12, 0, 1)[..., None]
+        canvas[:] = canvas * (1 - alpha) + colour * alpha
+
+
+def _background(rng) -> np.ndarray:
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    slope = (x * rng.normal() + y * rng.normal()) * 0.1
+    canvas = np.clip(_rgb(*_colour(rng)) + slope[..., None], 0, 1)
+    for _ in range(rng.integers(4, 12)):
+        u, v = _frame(rng, 1.0, rng.uniform(0.1, 0.5))
+        square = np.maximum(np.abs(u), np.abs(v * rng.uniform(0.5, 4)))
+        edge = square if rng.random() < 0.5 else np.hypot(u, v * rng.uniform(0.5, 2))
+        _paint(canvas, [(edge, _colour(rng))], u, v, rng)
+    return canvas
+
+
+def _colour(rng) -> tuple[float, float, float]:
+    hue = rng.choice([RED, ORANGE, YELLOW, GREEN, PURPLE]) + rng.normal(0, 0.03)
+    return hue, rng.uniform(0.2, 0.9), rng.uniform(0.3, 0.9)
+
+
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    """HSV to RGB for one colour, by the usual formula (Smith 1978)."""
+    k = (np.array([5, 3, 1]) + hue * 6) % 6
+    return value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
+
+
+def _ellipse(u, v, cx: float, cy: float, a: float, b: float) -> np.ndarray:
+    return np.hypot((u - cx) / a, (v - cy) / b)
+
+
+def _taper(u, v, top: float, bottom: float, wide: float, narrow: float, bend=0.0) -> np.ndarray:
+    """A stem or root from `top` (half-width `wide`) down to `bottom` (`narrow`)."""
+    t = (top - v) / (top - bottom)
+    width = np.clip(wide + (narrow - wide) * t, 0.02, None)
+    return np.maximum(np.abs(u - bend * t**2) / width, np.abs(2 * t - 1) ** 6)
+
+
+def _polar(u, v) -> tuple[np.ndarray, np.ndarray]:
+    """Radius, and angle from the upright direction in -pi to pi."""
+    return np.hypot(u, v), np.arctan2(u, v)
+
+
+def _leaves(u, v, y: float, count: int, length: float, rng) -> list[Part]:
+    parts = []
+    for angle in np.linspace(-0.9, 0.9, count) + rng.normal(0, 0.1, count):
+        a = u * np.cos(angle) - (v - y) * np.sin(angle)
+        b = u * np.sin(angle) + (v - y) * np.cos(angle)
+        parts.append((_ellipse(a, b, 0, length / 2, length / 6, length / 1.8), LEAF))
+    return parts
+
+
+def _apple(u, v, hue, rng):
+    r, angle = _polar(u, v)
+    dent = 0.3 * np.exp(-((angle / 0.35) ** 2)) + 0.12 * np.exp(
+        -(((abs(angle) - np.pi) / 0.3) ** 2)
+    )
+    return [(r / (0.95 - dent), (hue, 0.8, 0.85)), (_taper(u, v, 1.1, 0.5, 0.07, 0.05), WOOD)]
+
+
+def _aubergine(u, v, hue, rng):
+    body = np.minimum(_ellipse(u, v, 0, -0.4, 0.55, 0.7), _ellipse(u, v, 0, 0.25, 0.38, 0.8))
+    return [
+        (body, (hue, 0.7, 0.45)),
+        (_ellipse(u, v, 0, 0.95, 0.33, 0.16), LEAF),
+        (_taper(u, v, 1.35, 1.0, 0.09, 0.09), LEAF),
+    ]
+
+
+def _banana(u, v, hue, rng):
+    r, angle = _polar(u, v + 1.1)
+    width = 0.27 * np.sqrt(np.clip(1.02 - (angle / 0.95) ** 2, 0.02, 1))
+    body = np.maximum(np.abs(r - 1.2) / width, (np.abs(angle) / 0.98) ** 8)
+    ends = np.hypot((np.abs(angle) - 0.97) / 0.09, (r - 1.2) / 0.1)
+    return [(body, (hue, 0.75, 0.9)), (ends, WOOD)]
+
+
+def _broccoli(u, v, hue, rng):
+    crown = rng.uniform(-1, 1, (26, 2)) * (0.8, 0.42) + (0, 0.4)
+    return [(_taper(u, v, 0.4, -1.0, 0.35, 0.22), (hue, 0.4, 0.75))] + [
+        (_ellipse(u, v, x, y, 0.24, 0.24), (hue, 0.7, rng.uniform(0.35, 0.6))) for x, y in crown
+    ]
+
+
+def _carrot(u, v, hue, rng):
+    rings = 0.06 * (np.sin(v * 25) > 0.8)
+    body = _taper(u, v, 0.6, -1.3, 0.36, 0.03, rng.normal(0, 0.15))
+    return _leaves(u, v, 0.5, 5, 0.9, rng) + [(body + rings, (hue, 0.85, 0.9))]
+
+
+def _cherry(u, v, hue, rng):
+    stems = [_taper(u + s * 0.45 * (0.9 - v) / 1.2, v, 0.95, -0.2, 0.05, 0.05) for s in (-1, 1)]
+    fruit = [_ellipse(u, v, s * 0.5, -0.45 + rng.normal(0, 0.08), 0.42, 0.42) for s in (-1, 1)]
+    return [(stem, LEAF) for stem in stems] + [(disc, (hue, 0.85, 0.7)) for disc in fruit]
+
+
+def _chilli(u, v, hue, rng):
+    bend = rng.choice([-1, 1]) * rng.uniform(0.3, 0.7)
+    return [
+        (_taper(u, v, 0.8, -1.2, 0.24, 0.02, bend), (hue, 0.9, 0.8)),
+        (_ellipse(u, v, 0, 0.78, 0.26, 0.14), LEAF),
+        (_taper(u, v, 1.25, 0.75, 0.06, 0.06), LEAF),
+    ]
+
+
+def _grapes(u, v, hue, rng):
+    places = [(x - row / 2, row) for row in range(5) for x in range(row + 1)]
+    return [(_taper(u, v, 1.3, 0.7, 0.06, 0.06), WOOD)] + [
+        (
+            _ellipse(u, v, x * 0.42 + rng.normal(0, 0.04), -1 + row * 0.42, 0.27, 0.27),
+            (hue, 0.6, rng.uniform(0.5, 0.8)),
+        )
+        for x, row in rng.permutation(places)
+    ]
+
+
+def _kiwi(u, v, hue, rng):
+    r, angle = _polar(u, v * 1.1)
+    rays = 0.05 * np.cos(angle * 16)
+    seeds = np.hypot((r - 0.42) / 0.09, np.sin(angle * 9) / 0.8)
+    return [
+        (r, WOOD),
+        (r / 0.9 + rays, (hue, 0.65, 0.75)),
+        (seeds, (0, 0, 0.08)),
+        (r / 0.25, PALE),
+    ]
+
+
+def _lemon(u, v, hue, rng):
+    r, angle = _polar(u, v * 1.35)
+    tips = 0.25 * np.exp(-(((np.abs(angle) - np.pi / 2) / 0.22) ** 2))
+    grain = 0.05 * np.sin(u * 31) * np.sin(v * 29)
+    return [(r / (0.85 + tips) + grain, (hue, 0.75, 0.9))]
+
+
+def _mushroom(u, v, hue, rng):
+    cap = np.where(v > 0, _ellipse(u, v, 0, 0, 0.95, 0.8), _ellipse(u, v, 0, 0, 0.95, 0.15))
+    return [(_taper(u, v, 0.1, -0.95, 0.25, 0.36), PALE), (cap, (hue, 0.35, 0.75))]
+
+
+def _onion(u, v, hue, rng):
+    r, angle = _polar(u, v)
+    tip = 0.4 * np.exp(-((angle / 0.22) ** 2)) + 0.1 * np.exp(-(((abs(angle) - np.pi) / 0.2) ** 2))
+    meridian = np.arcsin(np.clip(u / np.sqrt(np.clip(1 - v**2, 0.01, 1)), -1, 1))
+    stripes = 0.1 * np.cos(14 * meridian)
+    return [(r / (0.82 + tip) + stripes * (r < 0.75), (hue, 0.5, 0.8))]
+
+
+def _pear(u, v, hue, rng):
+    body = np.minimum(_ellipse(u, v, 0, -0.4, 0.68, 0.62), _ellipse(u, v, 0, 0.2, 0.4, 0.78))
+    return [(body, (hue, 0.65, 0.8)), (_taper(u, v, 1.35, 0.85, 0.06, 0.05, 0.1), WOOD)]
+
+
+def _strawberry(u, v, hue, rng):
+    r, angle = _polar(u, v)
+    body = r / (0.95 - 0.38 * np.sin(np.abs(angle) / 1.35) ** 4 * (np.abs(angle) < 2.9))
+    seeds = np.hypot(np.sin(u * 11), np.sin(v * 9 + (np.floor(u * 3.5) % 2) * 1.5)) / 0.38
+    return [
+        (body, (hue, 0.85, 0.85)),
+        (np.maximum(seeds, body / 0.9), (YELLOW, 0.6, 0.9)),
+        *_leaves(u, v, 0.75, 5, 0.45, rng),
+    ]
+
+
+def _tomato(u, v, hue, rng):
+    r, angle = _polar(u * 0.95, v * 1.12)
+    star_r, star = _polar(u, (v - 0.45) * 2)
+    return [
+        (r / (0.95 + 0.04 * np.cos(5 * angle)), (hue, 0.85, 0.85)),
+        (star_r / (0.3 + 0.28 * np.cos(5 * star)), LEAF),
+    ]
+
+
+def _watermelon(u, v, hue, rng):
+    slices = [(1.0, (GREEN, 0.7, 0.4)), (0.9, PALE), (0.8, (hue, 0.7, 0.85))]
+    seeds = np.hypot(np.sin(u * 8), np.sin(v * 8)) / 0.3
+    r = _ellipse(u, v, 0, 0.45, 1.05, 1.05)
+    flat = np.clip((v - 0.4) * 14, 0, None)
+    return [(np.maximum(r / s, flat), colour) for s, colour in slices] + [
+        (np.maximum(seeds, np.maximum(r / 0.7, flat)), (0, 0, 0.1))
+    ]
+
+
+DRAWINGS: dict[str, Drawing] = {
+    "apple": _apple,
+    "aubergine": _aubergine,
+    "banana": _banana,
+    "broccoli": _broccoli,
+    "carrot": _carrot,
+    "cherry": _cherry,
+    "chilli": _chilli,
+    "grapes": _grapes,
+    "kiwi": _kiwi,
+    "lemon": _lemon,
+    "mushroom": _mushroom,
+    "onion": _onion,
+    "pear": _pear,
+    "strawberry": _strawberry,
+    "tomato": _tomato,
+    "watermelon": _watermelon,
+}
+
+HUES: dict[str, tuple[float, ...]] = {
+    "apple": (RED, GREEN, YELLOW),
+    "aubergine": (PURPLE, GREEN),
+    "banana": (YELLOW, GREEN),
+    "broccoli": (GREEN, PURPLE),
+    "carrot": (ORANGE, PURPLE, YELLOW),
+    "cherry": (RED, YELLOW),
+    "chilli": (RED, GREEN, ORANGE),
+    "grapes": (PURPLE, GREEN),
+    "kiwi": (GREEN, YELLOW),
+    "lemon": (YELLOW, GREEN),
+    "mushroom": (ORANGE, YELLOW),
+    "onion": (ORANGE, PURPLE, YELLOW),
+    "pear": (GREEN, YELLOW, RED),
+    "strawberry": (RED, ORANGE),
+    "tomato": (RED, GREEN, ORANGE),
+    "watermelon": (RED, YELLOW),
+}

@@ -1,0 +1,234 @@
+"""One run from photographs to results: resumable step by step, written in one piece.
+
+The protocol is LP-FT (Kumar et al. 2022): a linear probe on the frozen backbone first, then
+fine-tuning from that head at a low rate, so that random gradients never reach pre-trained
+layers. BatchNorm stays in inference mode; early stopping and the choice of the best epoch look at
+the validation split alone; the test split is read once, when training is over.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from fruitveg_tl import backbones, datasets, results, runtime, weights
+from fruitveg_tl.config import CACHE_DIR, FINETUNED, PROBE, RESULTS_DIR, SCRATCH, RunConfig
+from fruitveg_tl.errors import InputError
+from fruitveg_tl.features import Activations, activations_key, compute_activations
+from fruitveg_tl.storage import sha256_json
+from fruitveg_tl.training import Batches, fit_resumable
+
+EVALUATION_BATCH = 64
+
+
+@dataclass
+class _Run:
+    """What the steps of one run share."""
+
+    config: RunConfig
+    dataset: datasets.Dataset
+    network: backbones.Network
+    activations: Activations
+    state: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    trained: dict[str, int] = field(default_factory=dict)
+
+    def evaluation(self, split: str) -> Batches:
+        rows = self.dataset.rows(split)
+        plain = self.activations.plain
+        return Batches([plain], [rows], self.dataset.labels[rows], EVALUATION_BATCH)
+
+
+def run(
+    config: RunConfig,
+    data: str | None = None,
+    force: bool = False,
+    precision: str | None = None,
+) -> Path:
+    """Train and evaluate one network, or return what an earlier call has finished.
+
+    Args:
+        config: what to run.
+        data: see `datasets.load`.
+        force: run again although a finished run is on disk.
+        precision: of the frozen part; default: `runtime.frozen_precision()`.
+
+    Returns:
+        the folder with the results, see `results`.
+
+    Raises:
+        InputError: if photographs, weights or settings cannot be used.
+    """
+    _check(config)
+    backbone = backbones.backbone_by_name(config.backbone)
+    dataset = datasets.load(config.dataset, config.labels, data)
+    source = _source_weights(config, backbone)
+    precision = precision or runtime.frozen_precision()
+    identity = sha256_json([config.to_dict(), dataset.digest, source.digest])[:8]
+    name = f"{dataset.name}-{backbone.key}-{config.strategy}-{config.size}px-seed{config.seed}"
+    folder = RESULTS_DIR / f"{name}-{identity}"
+    if folder.exists() and not force:
+        return folder
+    _say_if_random(backbone, source)
+
+    started = time.perf_counter()
+    runtime.make_deterministic(config.seed)
+    transfer = config.strategy == "transfer"
+    network = backbones.build_network(
+        backbone, len(dataset.classes), config.size, source.values, frozen=transfer
+    )
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "decode"):
+        dataset.pixels(config.size)
+    activations = _activations(config, backbone, dataset, source, network, precision)
+    seconds["frozen"] = activations.seconds
+    state = CACHE_DIR / "runs" / folder.name
+    work = _Run(config, dataset, network, activations, state, seconds)
+    if transfer:
+        _linear_probe(work)
+        _train_tail(work, FINETUNED, config.finetune_rate)
+    else:
+        _train_tail(work, SCRATCH, config.scratch_rate)
+
+    provenance = {
+        "dataset": {
+            "name": dataset.name,
+            "sha256": dataset.digest,
+            "classes": list(dataset.classes),
+            "photographs": dataset.split_sizes(),
+        },
+        "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
+        "trained_parameters": work.trained,
+        "frozen_precision": precision if transfer else None,
+        "frozen_part_reused": activations.reused,
+        "model_difference": _whole_model_difference(work),
+        "seconds": seconds | {"this_call": time.perf_counter() - started},
+        "environment": runtime.environment(),
+    }
+    results.write(
+        folder, config, provenance, work.history, dataset, work.probabilities, network.model
+    )
+    shutil.rmtree(state, ignore_errors=True)
+    return folder
+
+
+def _check(config: RunConfig) -> None:
+    if config.strategy not in ("transfer", "scratch"):
+        raise InputError(f"unknown strategy {config.strategy!r}; choose transfer or scratch")
+    if config.size < 32:
+        raise InputError(f"size {config.size}: the backbones need at least 32 pixels")
+    if config.views < 0 or min(config.probe_epochs, config.finetune_epochs) < 1:
+        raise InputError("views must be 0 or more, and every phase needs at least one epoch")
+
+
+def _source_weights(config: RunConfig, backbone: backbones.Backbone) -> weights.SourceWeights:
+    choice = "random" if config.strategy == "scratch" else config.weights
+    try:
+        return weights.resolve(backbone, choice, config.seed)
+    except weights.Unreachable:
+        if config.dataset != "sample":
+            raise
+        # The sample must run anywhere; its numbers then say that nothing was transferred.
+        return weights.resolve(backbone, "random", config.seed)
+
+
+def _say_if_random(backbone: backbones.Backbone, source: weights.SourceWeights) -> None:
+    if source.source == weights.RANDOM:
+        print(f"WARNING: {backbone.name}: {weights.RANDOM}", file=sys.stderr)
+
+
+def _activations(config, backbone, dataset, source, network, precision) -> Activations:
+    pixels = dataset.pixels(config.size)
+    if network.prefix is None:
+        key = activations_key(dataset.pixels_key(config.size), "pixels", "", "uint8")
+        prefix = pool = None
+    else:
+        part = f"{backbone.key} to {backbone.boundary}"
+        key = activations_key(dataset.pixels_key(config.size), part, source.digest, precision)
+        with runtime.dtype_policy(precision):
+            prefix = backbones.build_network(
+                backbone, len(dataset.classes), config.size, source.values
+            ).prefix
+        pool = network.pool
+    folder = CACHE_DIR / "activations" / f"{backbone.key}-{config.size}px-{key}"
+    return compute_activations(pixels, dataset.rows("train"), prefix, pool, config.views, folder)
+
+
+def _linear_probe(work: _Run) -> None:
+    """Train a softmax layer on pooled features and hand its weights to the network's head."""
+    config, found = work.config, work.activations
+    keras.utils.set_random_seed(config.seed)
+    probe = keras.Sequential(
+        [
+            keras.Input(found.pooled_plain.shape[1:]),
+            keras.layers.Dense(len(work.dataset.classes), "softmax"),
+        ]
+    )
+    views = [found.pooled_plain, *found.pooled_views]
+    _fit(work, PROBE, probe, views, config.probe_rate, config.probe_epochs)
+    work.network.head.set_weights(probe.layers[-1].get_weights())
+    test = found.pooled_plain[work.dataset.rows("test")]
+    work.probabilities[PROBE] = probe.predict(test, batch_size=EVALUATION_BATCH, verbose=0)
+
+
+def _train_tail(work: _Run, stage: str, rate: float) -> None:
+    tail, found = work.network.tail, work.activations
+    _fit(work, stage, tail, [found.plain, *found.views], rate, work.config.finetune_epochs)
+    with _timed(work.seconds, "evaluation"):
+        work.probabilities[stage] = tail.predict(work.evaluation("test"), verbose=0)
+
+
+def _fit(work: _Run, stage: str, model: keras.Model, views, rate: float, epochs: int) -> None:
+    config, dataset = work.config, work.dataset
+    train = dataset.rows("train")
+    # The plain view holds every photograph, an augmented one the training photographs alone.
+    rows = [train] + [np.arange(len(train))] * (len(views) - 1)
+    labels = dataset.labels[train]
+    steps = epochs * -(-len(train) // config.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        rate / 10, steps, alpha=0.01, warmup_target=rate, warmup_steps=steps // 10
+    )
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+
+    def batches(epoch: int) -> Batches:
+        rng = np.random.default_rng([config.seed, len(stage), epoch])
+        return Batches(views, rows, labels, config.batch_size, rng)
+
+    validation_rows = dataset.rows("val")
+    validation = Batches(
+        views[:1], [validation_rows], dataset.labels[validation_rows], EVALUATION_BATCH
+    )
+    history = fit_resumable(
+        model, batches, validation, epochs, config.patience, work.state / stage, stage
+    )
+    work.seconds[stage] = sum(record.pop("seconds") for record in history)
+    work.history += [{"stage": stage, **record} for record in history]
+    work.trained[stage] = backbones.trainable_parameters(model)
+
+
+def _whole_model_difference(work: _Run) -> float:
+    """Largest difference between the saved network's and the tail's probabilities on 32 photos."""
+    rows = work.dataset.rows("test")[:32]
+    pixels = work.dataset.pixels(work.config.size)[rows].astype(np.float32)
+    whole = work.network.model.predict(pixels, verbose=0)
+    stored = list(work.probabilities.values())[-1][:32]
+    return float(np.abs(whole - stored).max())
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[what] = time.perf_counter() - start

@@ -1,0 +1,118 @@
+"""Training that can be killed at any moment and goes on from its last finished epoch."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from fruitveg_tl.storage import atomic_path
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of stored activations for one epoch.
+
+    Args:
+        views: arrays with one row per photograph, all of the same shape; with several, each
+            photograph of the epoch is drawn from a random one of them.
+        rows: rows[v] are the rows of `views[v]` to use, all of the same length n.
+        labels: class indices, shape (n,).
+        batch_size: photographs per batch.
+        rng: decides order and views; None keeps the order and takes the first view.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[np.ndarray],
+        rows: Sequence[np.ndarray],
+        labels: np.ndarray,
+        batch_size: int,
+        rng: np.random.Generator | None = None,
+    ):
+        super().__init__()
+        self.views, self.rows, self.labels, self.batch_size = views, rows, labels, batch_size
+        n = len(labels)
+        self.order = np.arange(n) if rng is None else rng.permutation(n)
+        self.choice = np.zeros(n, int) if rng is None else rng.integers(len(views), size=n)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        x = np.stack(
+            [
+                self.views[v][self.rows[v][i]]
+                for i, v in zip(chosen, self.choice[chosen], strict=True)
+            ]
+        )
+        return x.astype(np.float32), self.labels[chosen]
+
+
+def fit_resumable(
+    model: keras.Model,
+    train: Callable[[int], Batches],
+    validation: Batches,
+    epochs: int,
+    patience: int,
+    folder: Path,
+    what: str,
+) -> list[dict[str, float]]:
+    """Train with early stopping on the validation loss and restore the best epoch.
+
+    After every epoch weights, optimizer state, best weights and history are stored in one atomic
+    step, so that a killed run goes on from there with the same result as an undisturbed one.
+
+    Args:
+        model: compiled; holds the best epoch's weights on return.
+        train: epoch number (from 0) to that epoch's batches, the same ones on every call.
+        validation: the validation split.
+        epochs: the most epochs.
+        patience: stop after this many epochs without a lower validation loss.
+        folder: where the state is kept.
+        what: name of the phase, for the progress bar.
+
+    Returns:
+        one record per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
+    """
+    state = folder / "state"
+    history: list[dict[str, float]] = []
+    model.optimizer.build(model.trainable_variables)
+    if state.exists():
+        history = json.loads((state / "history.json").read_text())
+        model.load_weights(state / "last.weights.h5")
+    with tqdm(total=epochs, initial=len(history), desc=what, leave=False, disable=None) as bar:
+        while len(history) < epochs and len(history) - 1 - best_epoch(history) < patience:
+            start = time.perf_counter()
+            logs = model.fit(
+                train(len(history)), validation_data=validation, shuffle=False, verbose=0
+            ).history
+            record = {name: float(values[0]) for name, values in logs.items()}
+            record |= {"epoch": len(history), "seconds": time.perf_counter() - start}
+            history.append(record)
+            _store_state(model, history, state)
+            bar.set_postfix({"val_accuracy": f"{record['val_accuracy']:.3f}"})
+            bar.update()
+    model.load_weights(state / "best.weights.h5")
+    return history
+
+
+def best_epoch(history: list[dict[str, float]]) -> int:
+    """Return the index of the lowest validation loss; -1 for an empty history."""
+    return min(range(len(history)), key=lambda e: history[e]["val_loss"], default=-1)
+
+
+def _store_state(model: keras.Model, history: list, state: Path) -> None:
+    with atomic_path(state) as temporary:
+        temporary.mkdir()
+        model.save_weights(temporary / "last.weights.h5")
+        best = temporary / "last.weights.h5"
+        if best_epoch(history) != len(history) - 1:
+            best = state / "best.weights.h5"
+        shutil.copyfile(best, temporary / "best.weights.h5")
+        (temporary / "history.json").write_text(json.dumps(history))

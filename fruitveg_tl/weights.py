@@ -1,0 +1,135 @@
+"""Where a backbone's parameters come from.
+
+Order: an explicit file; the folder `FRUITVEG_WEIGHTS`; Keras' cache; Keras' download. Random
+initialisation only on request, and then every number that comes of it carries `RANDOM`.
+"""
+
+import hashlib
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from fruitveg_tl.backbones import Backbone
+from fruitveg_tl.errors import InputError
+from fruitveg_tl.storage import sha256_file
+
+RANDOM = "random initialisation, not transfer"
+TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
+
+
+@dataclass(frozen=True)
+class SourceWeights:
+    """Parameters to start from.
+
+    Attributes:
+        values: in the order of `Backbone.constructor(include_top=False).get_weights()`.
+        source: what tables say, e.g. "ImageNet, Keras" or `RANDOM`.
+        file: name of the file they were read from; None if random.
+        sha256: of that file; None if random.
+        digest: SHA-256 of the values themselves: the key of every cache that depends on them.
+    """
+
+    values: Sequence[np.ndarray]
+    source: str
+    file: str | None
+    sha256: str | None
+    digest: str
+
+
+class Unreachable(InputError):
+    """No pre-trained weights on disk, and the server does not answer."""
+
+
+def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWeights:
+    """Find and load a backbone's weights.
+
+    Args:
+        backbone: the registry entry.
+        choice: "auto" for the order above without the first, "random", or the path of a file that
+            `keras.applications` accepts for `include_top=False`.
+        seed: of the random initialisation.
+
+    Raises:
+        InputError: if the file is missing, damaged or of another architecture.
+        Unreachable: if "auto" finds nothing on disk and cannot download.
+    """
+    if choice == "random":
+        keras.utils.set_random_seed(seed)
+        values = backbone.constructor(weights=None, include_top=False).get_weights()
+        return SourceWeights(values, RANDOM, None, None, _digest(values))
+    file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
+    # Only of Keras' own file is it known what it was trained on; another is called by its name.
+    source = file.name if file else "ImageNet, Keras"
+    file = file or _keras_file(backbone)
+    values = _read(backbone, file)
+    return SourceWeights(values, source, file.name, sha256_file(file), _digest(values))
+
+
+def _in_folder(backbone: Backbone) -> Path | None:
+    folder = os.environ.get("FRUITVEG_WEIGHTS")
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise InputError(f"FRUITVEG_WEIGHTS={folder}: no such folder; correct or unset it")
+    # Keras' own name first; then the name used where weights are kept in the Keras 3 format.
+    for stem in (backbone.weights_name, f"{backbone.snake_name}_imagenet_notop.weights.h5"):
+        if (file := Path(folder, stem)).exists():
+            return file
+    return None
+
+
+def _keras_file(backbone: Backbone) -> Path:
+    try:
+        with _timeout(TIMEOUT):
+            return Path(
+                keras.utils.get_file(
+                    backbone.weights_name,
+                    backbone.weights_url,
+                    cache_subdir="models",
+                    file_hash=backbone.weights_md5,
+                )
+            )
+    except Exception as error:  # get_file wraps every network failure in a bare Exception
+        raise Unreachable(
+            f"{backbone.name}: no pre-trained weights on disk and the download failed ({error}); "
+            f"put {backbone.weights_name} into a folder and set FRUITVEG_WEIGHTS to it, "
+            "or ask for --weights random"
+        ) from None
+
+
+@contextmanager
+def _timeout(seconds: float):
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _read(backbone: Backbone, file: Path) -> list[np.ndarray]:
+    if not file.is_file():
+        raise InputError(f"{file}: no such weights file; correct the path")
+    model = backbone.constructor(weights=None, include_top=False)
+    try:
+        model.load_weights(file)
+    except Exception as error:  # h5py and Keras raise many kinds for a foreign or damaged file
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{file}: not weights of {backbone.name} without top ({reason}); "
+            f"delete it or give the file that Keras names {backbone.weights_name}"
+        ) from None
+    return model.get_weights()
+
+
+def _digest(values: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
