@@ -184,7 +184,8 @@ def _from_folders(root: Path) -> Iterator[Photograph]:
             for path, label in _labelled(splits[split]):
                 yield path, label, split
     else:
-        yield from _stratified(root, list(_labelled(root)))
+        photographs = list(_labelled(root))
+        yield from _stratified(root, photographs) if photographs else ()
 
 
 def _stratified(root: Path, photographs: list[tuple[Path, str]]) -> Iterator[Photograph]:

@@ -15,7 +15,7 @@ KAGGLE_HANDLE = "kritikseth/fruit-and-vegetable-image-recognition"
 GROCERY_URL = "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs/heads/master.zip"
 # GitHub builds archives on demand and promises no stable bytes for them, so the pin is on the
 # content: every fruit and vegetable photograph, the split files and the class table.
-GROCERY_SHA256 = "@@"
+GROCERY_SHA256 = "f374e86710251b1da4c1d542be92df2b42e8aeebf129a8a49a51378b963fcd0f"
 GROCERY_FOLDERS = ("Fruit", "Vegetables")
 
 

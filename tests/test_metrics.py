@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fruitveg_tl.metrics import confusion, evaluate, per_class
+
+
+@st.composite
+def answers(draw):
+    classes = draw(st.integers(2, 8))
+    n = draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    probabilities = rng.dirichlet(np.full(classes, draw(st.sampled_from([0.05, 1.0, 20.0]))), n)
+    return rng.integers(0, classes, n), probabilities.astype(np.float32)
+
+
+@given(answers())
+def test_scores_agree_with_their_definitions(case):
+    labels, probabilities = case
+    scores, matrix = evaluate(labels, probabilities), confusion(labels, probabilities)
+    assert matrix.sum() == len(labels)
+    assert scores["accuracy"] == pytest.approx(np.trace(matrix) / len(labels))
+    # Weighted recall is accuracy; macro recall is the mean of the row-wise shares.
+    assert scores["recall_weighted"] == pytest.approx(scores["accuracy"])
+    hits = np.diag(matrix)
+    recall = hits / np.maximum(matrix.sum(1), 1)
+    precision = hits / np.maximum(matrix.sum(0), 1)
+    f1 = 2 * hits / np.maximum(matrix.sum(0) + matrix.sum(1), 1)
+    assert scores["recall_macro"] == pytest.approx(recall.mean())
+    assert scores["precision_macro"] == pytest.approx(precision.mean())
+    assert scores["f1_macro"] == pytest.approx(f1.mean())
+    assert scores["top5_accuracy"] >= scores["accuracy"]
+    rows = probabilities / probabilities.sum(1, keepdims=True, dtype=np.float64)
+    picked = rows[np.arange(len(labels)), labels]
+    if picked.min() > 1e-12:
+        assert scores["loss"] == pytest.approx(-np.log(picked).mean(), rel=1e-4)
+
+
+@given(answers(), st.randoms())
+def test_order_of_photographs_does_not_matter(case, random):
+    labels, probabilities = case
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    assert evaluate(labels[order], probabilities[order]) == pytest.approx(
+        evaluate(labels, probabilities)
+    )
+
+
+def test_zero_division_cases_are_zero():
+    # Class 1 is never predicted, class 2 has no photographs and is never predicted.
+    labels = np.array([0, 0, 1])
+    probabilities = np.array([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.5, 0.4, 0.1]])
+    scores = per_class(labels, probabilities, ["a", "b", "c"])
+    assert scores.loc["b", ["precision", "recall", "f1"]].tolist() == [0, 0, 0]
+    assert scores.loc["c", ["precision", "recall", "f1", "support"]].tolist() == [0, 0, 0, 0]
+    assert evaluate(labels, probabilities)["precision_macro"] == pytest.approx(2 / 9)
+
+
+def test_a_certain_wrong_answer_has_finite_loss():
+    assert np.isfinite(evaluate(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]))["loss"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"),
+    [
+        ([0, 1], [[1.0, 0.0]]),
+        ([2], [[1.0, 0.0]]),
+        ([0], [[np.nan, 1.0]]),
+        ([], np.empty((0, 3))),
+    ],
+)
+def test_what_does_not_match_is_refused(labels, probabilities):
+    with pytest.raises(ValueError):
+        evaluate(np.array(labels, int), np.array(probabilities))
