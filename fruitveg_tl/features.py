@@ -114,12 +114,12 @@ def _store(batches, count: int, file: Path, what: str) -> None:
         tqdm(total=count, desc=what, leave=False, disable=None) as bar,
     ):
         array = None
-        for batch in batches:
+        for start, batch in zip(range(0, count, BATCH), batches, strict=True):
             if not np.isfinite(batch).all():
                 raise InputError(f"{what}: values are not finite in float16; check the weights")
             if array is None:
                 shape = (count, *batch.shape[1:])
                 array = np.lib.format.open_memmap(temporary, "w+", batch.dtype, shape)
-            array[bar.n : bar.n + len(batch)] = batch
+            array[start : start + len(batch)] = batch
             bar.update(len(batch))
         array.flush()

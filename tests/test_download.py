@@ -1,0 +1,131 @@
+import http.server
+import threading
+import zipfile
+
+import kagglesdk.kaggle_env
+import pytest
+from conftest import CLASSES, save_photograph
+
+from fruitveg_tl import datasets, download
+from fruitveg_tl.errors import InputError
+
+
+@pytest.fixture
+def server():
+    """A server on this machine that answers every path with the same bytes."""
+    state = {"body": b"", "status": 200, "asked": [], "cut": False}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            state["asked"].append(self.path)
+            self.send_response(state["status"])
+            self.send_header("Content-Length", str(len(state["body"])))
+            self.end_headers()
+            body = state["body"]
+            self.wfile.write(body[: len(body) // 2] if state["cut"] else body)
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        state["address"] = f"http://127.0.0.1:{httpd.server_port}"
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield state
+        httpd.shutdown()
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A miniature of GitHub's archive of the Grocery Store Dataset, with what is not wanted."""
+    top = tmp_path / "made" / "GroceryStoreDataset-master"
+    rows, lines = ["name,id,coarse,coarse id,x,y"], {"train": [], "val": [], "test": []}
+    for number, folder in enumerate(("Fruit/Kiwi", "Vegetables/Leek", "Packages/Milk")):
+        name = folder.split("/")[1]
+        rows.append(f"{name},{number},{name},{number},/i,/d")
+        for split, split_lines in lines.items():
+            path = f"{split}/{folder}/{name}.jpg"
+            save_photograph(top / "dataset" / path, number, len(split))
+            split_lines.append(f"{path}, {number}, {number}")
+    for split, split_lines in lines.items():
+        (top / "dataset" / f"{split}.txt").write_text("\n".join(split_lines))
+    (top / "dataset" / "classes.csv").write_text("\n".join(rows))
+    (top / "README.md").write_text("upstream")
+    file = tmp_path / "archive.zip"
+    with zipfile.ZipFile(file, "w") as target:
+        for path in sorted(top.rglob("*")):
+            target.write(path, path.relative_to(top.parent))
+        target.writestr("GroceryStoreDataset-master/dataset/../../escaped.txt", "outside")
+    return file, download.content_sha256(top / "dataset")
+
+
+@pytest.fixture
+def grocery(monkeypatch, server, archive, home):
+    monkeypatch.setattr(download, "GROCERY_URL", f"{server['address']}/master.zip")
+    monkeypatch.setattr(download, "GROCERY_SHA256", archive[1])
+    server["body"] = archive[0].read_bytes()
+    return server
+
+
+def test_grocery_is_fetched_checked_unpacked_and_kept(grocery, home):
+    dataset = datasets.load("grocery")
+    assert dataset.classes == ("Kiwi", "Leek")
+    assert dataset.split_sizes() == {"train": 2, "val": 2, "test": 2}
+    root = home / "data" / "grocery"
+    assert not list(root.rglob("*Milk*")) and not list(home.rglob("escaped.txt"))
+    assert not list(home.rglob("*.zip"))
+    datasets.load("grocery")
+    assert len(grocery["asked"]) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"status": 404}, {"status": 500}, {"cut": True}, {"body": b"no zip"}],
+    ids=["404", "500", "cut", "wrong bytes"],
+)
+def test_a_failed_download_leaves_nothing_and_the_next_one_works(grocery, home, change):
+    good = dict(grocery)
+    grocery.update(change)
+    with pytest.raises(InputError, match=r"grocery: the download.*FRUITVEG_DATA"):
+        datasets.load("grocery")
+    assert not (home / "data" / "grocery").exists()
+    grocery.update({key: good[key] for key in change})
+    assert len(datasets.load("grocery").index) == 6
+
+
+def test_other_content_than_the_pinned_one_is_refused(grocery, home, monkeypatch):
+    monkeypatch.setattr(download, "GROCERY_SHA256", "0" * 64)
+    with pytest.raises(InputError, match="its content has SHA-256"):
+        datasets.load("grocery")
+    assert not (home / "data" / "grocery").exists()
+
+
+@pytest.fixture
+def kaggle(monkeypatch, server, tmp_path):
+    """Point kagglehub's own client at the server."""
+    environments = kagglesdk.kaggle_env._env_to_endpoint
+    monkeypatch.setitem(environments, kagglesdk.kaggle_env.KaggleEnv.LOCAL, server["address"])
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
+    # With the version in the handle kagglehub asks for nothing but the archive.
+    monkeypatch.setattr(download, "KAGGLE_HANDLE", download.KAGGLE_HANDLE + "/versions/8")
+    return server
+
+
+def test_kaggle_set_comes_through_kagglehub(kaggle, photographs, tmp_path, home):
+    file = tmp_path / "kaggle.zip"
+    with zipfile.ZipFile(file, "w") as target:
+        for path in sorted(photographs.rglob("*.jpg")):
+            target.write(path, path.relative_to(photographs))
+    kaggle["body"] = file.read_bytes()
+    dataset = datasets.load("fruits-veges")
+    assert dataset.classes == CLASSES and len(dataset.index) == 45
+    assert any("DownloadDataset" in path or "download" in path for path in kaggle["asked"])
+
+
+def test_no_kaggle_gives_one_line_with_the_way_out(kaggle, home):
+    kaggle["status"] = 404
+    with pytest.raises(InputError, match=r"fruits-veges.*FRUITVEG_DATA") as caught:
+        datasets.load("fruits-veges")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,157 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import process_environment
+
+from fruitveg_tl import metrics, study, weights
+from fruitveg_tl.datasets import load
+from fruitveg_tl.errors import InputError
+
+# What must not depend on interruptions; provenance holds times, model.keras a time stamp.
+SAME = ("config.json", "history.csv", "metrics.json", "per_class.csv", "test.csv")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Read every result that has to be the same however often a run was interrupted."""
+    names = [*SAME, *(path.name for path in folder.glob("probabilities-*.npy"))]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_results_hold_together(finished, quick):
+    dataset = load(quick.dataset)
+    test = pd.read_csv(finished / "test.csv")
+    rows = dataset.rows("test")
+    assert test["path"].tolist() == dataset.index["path"][rows].tolist()
+    scores = json.loads((finished / "metrics.json").read_text())
+    assert list(scores) == ["fine-tuned", "linear probe"]
+    for stage, file in (("linear probe", "linear-probe"), ("fine-tuned", "fine-tuned")):
+        stored = np.load(finished / f"probabilities-{file}.npy")
+        assert stored.shape == (len(rows), 3)
+        assert scores[stage] == metrics.evaluate(dataset.labels[rows], stored)
+    history = pd.read_csv(finished / "history.csv")
+    assert history["stage"].unique().tolist() == ["linear probe", "fine-tuned"]
+    assert (history.groupby("stage").size() <= 3).all()
+    provenance = json.loads((finished / "provenance.json").read_text())
+    assert provenance["dataset"]["sha256"] == dataset.digest
+    assert provenance["dataset"]["photographs"] == dataset.split_sizes()
+    assert provenance["weights"]["source"] == weights.RANDOM
+    assert provenance["environment"]["libraries"]["keras"] == keras.__version__
+    assert provenance["environment"]["commit"] and provenance["environment"]["cores"]
+    assert provenance["trained_parameters"]["linear probe"] == 1280 * 3 + 3
+    assert {"frozen", "linear probe", "fine-tuned"} <= set(provenance["seconds"])
+
+
+def test_saved_network_gives_the_stored_probabilities_from_raw_photographs(finished, quick):
+    dataset = load(quick.dataset)
+    rows = dataset.rows("test")
+    model = keras.saving.load_model(finished / "model.keras")
+    answers = model.predict(dataset.pixels(32)[rows].astype(np.float32), verbose=0)
+    stored = np.load(finished / "probabilities-fine-tuned.npy")
+    np.testing.assert_allclose(answers, stored, atol=2e-3)  # stored activations are float16
+
+
+def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
+    stamp = (finished / "metrics.json").stat().st_mtime_ns
+    assert study.run(quick) == finished
+    assert (finished / "metrics.json").stat().st_mtime_ns == stamp
+    before = contents(finished)
+    assert study.run(quick, force=True) == finished
+    assert (finished / "metrics.json").stat().st_mtime_ns > stamp
+    assert contents(finished) == before  # the same seed gives the same numbers
+
+
+def test_seed_photographs_and_settings_make_other_runs(finished, quick):
+    others = {study.run(replace(quick, **change)) for change in ({"seed": 1}, {"probe_rate": 0.01})}
+    folder = Path(quick.dataset) / "test" / "apple"
+    (folder / "0.jpg").write_bytes((folder / "1.jpg").read_bytes())
+    assert len(others | {finished, study.run(quick)}) == 4
+
+
+def test_scratch_trains_everything_and_never_transfers(home, quick):
+    folder = study.run(replace(quick, strategy="scratch", weights="auto"))
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["weights"]["source"] == weights.RANDOM
+    assert provenance["trained_parameters"]["scratch"] > 2_000_000
+    assert list(json.loads((folder / "metrics.json").read_text())) == ["scratch"]
+
+
+def test_choosing_never_sees_the_test_split(home, quick):
+    """Other test photographs must leave training as it is, to the last digit."""
+    first = study.run(quick)
+    for file in (Path(quick.dataset) / "test").rglob("*.jpg"):
+        file.write_bytes((Path(quick.dataset) / "train" / "apple" / "0.jpg").read_bytes())
+    second = study.run(quick)
+    assert first != second
+    assert (first / "history.csv").read_bytes() == (second / "history.csv").read_bytes()
+
+
+def test_unreachable_weights_fall_back_to_random_on_the_sample_only(home, quick, monkeypatch):
+    def nothing(backbone):
+        raise weights.Unreachable("no server")
+
+    monkeypatch.setattr(weights, "_keras_file", nothing)
+    backbone = study.backbones.backbone_by_name("mobilenetv2")
+    sample = replace(quick, dataset="sample", weights="auto")
+    assert study._source_weights(sample, backbone).source == weights.RANDOM
+    with pytest.raises(weights.Unreachable):
+        study._source_weights(replace(sample, dataset="grocery"), backbone)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strategy": "magic"}, "unknown strategy"),
+        ({"size": 16}, "at least 32"),
+        ({"finetune_epochs": 0}, "at least one epoch"),
+        ({"backbone": "alexnet"}, "unknown backbone"),
+    ],
+)
+def test_settings_that_make_no_sense(home, quick, change, message):
+    with pytest.raises(InputError, match=message):
+        study.run(replace(quick, **change))
+
+
+# Each marker is something on disk that shows that a step is under way or has just ended.
+MOMENTS = {
+    "decode": "data/cache/pixels/.*",
+    "frozen part": "data/cache/activations/*/.*",
+    "between views": "data/cache/activations/*/plain.json",
+    "linear probe": "data/cache/runs/*/linear probe/state",
+    "fine-tuning": "data/cache/runs/*/fine-tuned/state",
+    "results": "data/results/.*",
+}
+
+
+def test_killed_in_every_step_a_run_ends_with_the_same_results(home, quick, tmp_path):
+    whole = contents(study.run(quick))
+    # A batch of one and more epochs make every step long enough to be hit.
+    arguments = (
+        f"import fruitveg_tl.study as s; from fruitveg_tl.config import RunConfig; "
+        f"print(s.run(RunConfig(**{quick.to_dict()!r})))"
+    )
+    other = tmp_path / "other home"
+    environment = process_environment(other)
+    killed = []
+    for moment, marker in MOMENTS.items():
+        process = subprocess.Popen([sys.executable, "-c", arguments], env=environment)
+        while process.poll() is None and not any(other.glob(marker)):
+            time.sleep(0.001)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(moment)
+        process.wait()
+    assert killed == list(MOMENTS)
+    done = subprocess.run(
+        [sys.executable, "-c", arguments], env=environment, capture_output=True, text=True, check=True
+    )
+    assert contents(Path(done.stdout.split("\n")[0])) == whole

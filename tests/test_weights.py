@@ -1,0 +1,120 @@
+import hashlib
+import http.server
+import threading
+from dataclasses import replace
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+from keras.src.legacy.saving import legacy_h5_format
+
+from fruitveg_tl import weights
+from fruitveg_tl.backbones import BACKBONES
+from fruitveg_tl.errors import InputError
+
+MOBILENET = BACKBONES["mobilenetv2"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A true MobileNetV2 weights file with known values."""
+    model = MOBILENET.constructor(weights=None, include_top=False, input_shape=(32, 32, 3))
+    file = tmp_path_factory.mktemp("weights") / "mine.weights.h5"
+    model.save_weights(file)
+    return file
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serve a folder on this machine; yields (folder, address, list of requested paths)."""
+    asked = []
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Handler, directory=folder)
+    ) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{httpd.server_port}", asked
+        httpd.shutdown()
+
+
+def served(backbone, address, content: bytes | None = None):
+    md5 = hashlib.md5(content).hexdigest() if content else None
+    url = f"{address}/{backbone.weights_name}"
+    return replace(backbone, weights_url=url, weights_md5=md5)
+
+
+def first_kernel(path):
+    with h5py.File(path) as content:
+        return content["layers/conv2d/vars/0"][:]
+
+
+def test_explicit_file_is_loaded_and_named_by_its_hash(home, file):
+    source = weights.resolve(MOBILENET, str(file))
+    np.testing.assert_array_equal(source.values[0], first_kernel(file))
+    assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert source.source == source.file == "mine.weights.h5"
+
+
+def test_folder_comes_before_keras(home, file, tmp_path, monkeypatch):
+    name = "mobilenet_v2_imagenet_notop.weights.h5"
+    (tmp_path / name).write_bytes(file.read_bytes())
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(weights, "_keras_file", lambda backbone: pytest.fail("asked Keras"))
+    assert weights.resolve(MOBILENET).file == name
+
+
+def test_download_is_checked_cached_and_not_repeated(home, server):
+    folder, address, asked = server
+    model = BACKBONES["vgg16"].constructor(weights=None, include_top=False)
+    published = folder / BACKBONES["vgg16"].weights_name
+    with h5py.File(published, "w") as target:  # Keras publishes its weights in the old format
+        legacy_h5_format.save_weights_to_hdf5_group(target, model)
+    backbone = served(BACKBONES["vgg16"], address, published.read_bytes())
+    first, second = weights.resolve(backbone), weights.resolve(backbone)
+    assert first.source == "ImageNet, Keras" and first.digest == second.digest
+    np.testing.assert_array_equal(first.values[0], model.get_weights()[0])
+    assert len(asked) == 1
+
+
+def test_wrong_bytes_from_the_server_are_refused(home, server):
+    folder, address, _ = server
+    backbone = served(BACKBONES["vgg16"], address, b"the right content")
+    (folder / backbone.weights_name).write_bytes(b"something else")
+    with pytest.raises(weights.Unreachable, match=r"VGG16.*FRUITVEG_WEIGHTS"):
+        weights.resolve(backbone)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", None])
+def test_no_server_or_no_file_gives_one_line_with_the_ways_out(home, server, address):
+    with pytest.raises(weights.Unreachable) as caught:
+        weights.resolve(served(MOBILENET, address or server[1]))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "FRUITVEG_WEIGHTS" in message and "--weights random" in message
+
+
+def test_random_is_seeded_and_says_so(home):
+    one, same, other = (weights.resolve(MOBILENET, "random", seed) for seed in (0, 0, 1))
+    assert one.source == weights.RANDOM == "random initialisation, not transfer"
+    assert one.sha256 is None and one.file is None
+    assert one.digest == same.digest != other.digest
+
+
+def test_files_that_cannot_be_used(home, file, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no such weights file"):
+        weights.resolve(MOBILENET, str(tmp_path / "absent.h5"))
+    (tmp_path / "text.h5").write_text("hello")
+    with pytest.raises(InputError, match=r"text\.h5: not weights of MobileNetV2"):
+        weights.resolve(MOBILENET, str(tmp_path / "text.h5"))
+    with pytest.raises(InputError, match=r"mine\.weights\.h5: not weights of VGG16"):
+        weights.resolve(BACKBONES["vgg16"], str(file))
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        weights.resolve(MOBILENET)
