@@ -51,5 +51,5 @@ def predict(paths: Sequence[Path], run: Path) -> list[pd.Series]:
     classes = json.loads((run / "provenance.json").read_text())["dataset"]["classes"]
     pixels = np.stack([decode(path, settings["size"]) for path in paths])
     model = keras.saving.load_model(file, compile=False)
-    probabilities = model.predict(pixels.astype(np.float32), verbose=0)
+    probabilities = model.predict_on_batch(pixels.astype(np.float32))
     return [pd.Series(p, index=classes).sort_values(ascending=False) for p in probabilities]

@@ -22,7 +22,7 @@ from fruitveg_tl.config import CACHE_DIR, FINETUNED, PROBE, RESULTS_DIR, SCRATCH
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.features import Activations, activations_key, compute_activations
 from fruitveg_tl.storage import sha256_json
-from fruitveg_tl.training import Batches, fit_resumable
+from fruitveg_tl.training import Batches, fit_resumable, predict
 
 EVALUATION_BATCH = 64
 
@@ -176,14 +176,14 @@ def _linear_probe(work: _Run) -> None:
     _fit(work, PROBE, probe, views, config.probe_rate, config.probe_epochs)
     work.network.head.set_weights(probe.layers[-1].get_weights())
     test = found.pooled_plain[work.dataset.rows("test")]
-    work.probabilities[PROBE] = probe.predict(test, batch_size=EVALUATION_BATCH, verbose=0)
+    work.probabilities[PROBE] = probe.predict_on_batch(test)
 
 
 def _train_tail(work: _Run, stage: str, rate: float) -> None:
     tail, found = work.network.tail, work.activations
     _fit(work, stage, tail, [found.plain, *found.views], rate, work.config.finetune_epochs)
     with _timed(work.seconds, "evaluation"):
-        work.probabilities[stage] = tail.predict(work.evaluation("test"), verbose=0)
+        work.probabilities[stage] = predict(tail, work.evaluation("test"))
 
 
 def _fit(work: _Run, stage: str, model: keras.Model, views, rate: float, epochs: int) -> None:
@@ -222,7 +222,7 @@ def _whole_model_difference(work: _Run) -> float:
     """Largest difference between the saved network's and the tail's probabilities on 32 photos."""
     rows = work.dataset.rows("test")[:32]
     pixels = work.dataset.pixels(work.config.size)[rows].astype(np.float32)
-    whole = work.network.model.predict(pixels, verbose=0)
+    whole = work.network.model.predict_on_batch(pixels)
     stored = list(work.probabilities.values())[-1][:32]
     return float(np.abs(whole - stored).max())
 

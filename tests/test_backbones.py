@@ -118,5 +118,5 @@ def test_urls_and_checksums_are_those_of_keras(backbone):
 
 def test_unknown_backbone_lists_the_known_ones():
     assert backbone_by_name("ResNet50") is BACKBONES["resnet50"]
-    with pytest.raises(InputError, match="'alexnet'.*VGG16, ResNet50, MobileNetV2"):
+    with pytest.raises(InputError, match=r"'alexnet'.*VGG16, ResNet50, MobileNetV2"):
         backbone_by_name("alexnet")

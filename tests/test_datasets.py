@@ -141,7 +141,7 @@ def test_what_is_wrong_in_a_folder_is_named(photographs, change, named):
 
 
 def test_names_that_do_not_exist(tmp_path):
-    with pytest.raises(InputError, match="unknown dataset 'kiwis'.*sample, grocery, fruits-veges"):
+    with pytest.raises(InputError, match=r"unknown dataset 'kiwis'.*sample, grocery, fruits-veges"):
         load("kiwis")
     with pytest.raises(InputError, match="unknown labels"):
         load("grocery", "medium")

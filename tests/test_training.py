@@ -89,7 +89,7 @@ def test_best_epoch_is_restored_and_patience_ends_training(data, tmp_path):
     best = best_epoch(history)
     if len(history) < 40:
         assert len(history) == best + 3
-    loss = model.evaluate(Batches([x], [np.arange(N)], noise, 16), verbose=0)[0]
+    loss = model.evaluate(x.astype(np.float32), noise, verbose=0)[0]
     assert loss == pytest.approx(history[best]["val_loss"], rel=1e-5)
     assert history[best]["val_loss"] == min(record["val_loss"] for record in history)
 

@@ -1,0 +1,44 @@
+"""What bfloat16 in the frozen part costs in accuracy, on whatever FRUITVEG_DATA points at.
+
+Only the accuracy is meant to be read where the processor has no bfloat16 instructions: there it
+is emulated, and slow. `runtime.frozen_precision` then keeps float32.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["FRUITVEG_HOME"] = tempfile.mkdtemp()  # before the package reads it
+
+from report import save
+
+from fruitveg_tl import results, study
+from fruitveg_tl.config import RunConfig
+
+DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
+
+
+def main() -> None:
+    """Run the same study in both precisions and store the table."""
+    config = RunConfig(DATASET, "mobilenetv2", size=96, views=1, finetune_epochs=5)
+    rows = []
+    for precision in ("float32", "mixed_bfloat16"):
+        name = study.run(config, precision=precision, force=True).name
+        runs = results.read()
+        for _, run in runs[runs["run"] == name].iterrows():
+            rows.append(
+                {
+                    "Dataset": run["dataset"],
+                    "Weights": run["weights"],
+                    "Frozen part": precision,
+                    "Stage": run["stage"],
+                    "Accuracy": f"{run['accuracy']:.4f}",
+                    "Loss": f"{run['loss']:.4f}",
+                    "F1": f"{run['f1_macro']:.4f}",
+                }
+            )
+    save(Path(__file__).stem, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The files around the package: what they promise about each other."""
+
+import importlib
+import pkgutil
+import re
+import tomllib
+
+import yaml
+from conftest import PROJECT
+
+import fruitveg_tl
+
+
+def pins(text: str) -> dict[str, str]:
+    """Return name: version of every `name==version` that holds for Python 3.11."""
+    lines = re.findall(r"^([\w\-]+)(?:\[.*\])?==([\w.]+)(.*)$", text, re.MULTILINE)
+    return {name: version for name, version, rest in lines if ">= '3.1" not in rest}
+
+
+def test_every_module_imports():
+    for module in pkgutil.iter_modules(fruitveg_tl.__path__):
+        if module.name != "__main__":
+            importlib.import_module(f"fruitveg_tl.{module.name}")
+
+
+def test_conda_environment_and_lock_name_the_same_versions():
+    locked = pins((PROJECT / "requirements" / "cpu.lock").read_text())
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
+    listed = next(x["pip"] for x in environment["dependencies"] if isinstance(x, dict))
+    versions = pins("\n".join(listed))
+    assert {name: locked[name] for name in versions} == versions
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["cpu"], *extras["notebooks"], *extras["dev"]]
+    assert {re.split(r"[<>=\[]", requirement)[0] for requirement in wanted} == set(versions)
+
+
+def test_both_locks_differ_in_tensorflow_alone():
+    cpu, gpu = (
+        pins((PROJECT / "requirements" / f"{kind}.lock").read_text()) for kind in ("cpu", "gpu")
+    )
+    assert cpu.pop("tensorflow-cpu") == gpu.pop("tensorflow")
+    assert {k: v for k, v in gpu.items() if not k.startswith("nvidia-")} == cpu
+
+
+def test_no_lock_names_a_host():
+    for file in (PROJECT / "requirements").iterdir():
+        assert "://" not in file.read_text()

@@ -1,0 +1,101 @@
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PROJECT
+
+from fruitveg_tl import config, results
+from fruitveg_tl.errors import InputError
+
+SCORE_NAMES = (*results.SCORES.values(), "precision_weighted")
+
+
+def make_run(folder, backbone="vgg16", seed=0, accuracy=0.5, weights="ImageNet, Keras", size=64):
+    """Write the three files that the table is made of."""
+    folder.mkdir(parents=True)
+    settings = config.RunConfig("set", backbone, seed=seed, size=size)
+    provenance = {
+        "dataset": {"name": "set", "sha256": "0"},
+        "weights": {"source": weights, "file": None, "sha256": None},
+        "trained_parameters": {"linear probe": 1000, "fine-tuned": 12345},
+        "seconds": {"frozen": 100, "linear probe": 10, "fine-tuned": 40},
+    }
+    scores = {
+        stage: dict.fromkeys(SCORE_NAMES, accuracy + i / 10)
+        for i, stage in enumerate(("linear probe", "fine-tuned"))
+    }
+    for name, content in (
+        ("config", settings.to_dict()),
+        ("provenance", provenance),
+        ("metrics", scores),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_seeds_are_summarised_and_settings_kept_apart(tmp_path):
+    for seed, accuracy in enumerate((0.5, 0.6, 0.55)):
+        make_run(tmp_path / f"a{seed}", seed=seed, accuracy=accuracy)
+    make_run(tmp_path / "b", size=96)
+    make_run(tmp_path / "c", "resnet50", weights="random initialisation, not transfer")
+    table = results.table(results.read(tmp_path))
+    assert len(table) == 6
+    row = table[(table["Model"] == "VGG16") & (table["Pixels"] == 64)].iloc[0]
+    assert row["Stage"] == "linear probe" and row["Seeds"] == 3
+    assert row["Accuracy"] == "0.550 ± 0.050"
+    assert row["Training time"] == "110 s"
+    tuned = table[(table["Model"] == "VGG16") & (table["Pixels"] == 64)].iloc[1]
+    assert tuned["Training time"] == "2.5 min" and tuned["Trained parameters"] == "12,345"
+    resnet = table[table["Model"] == "ResNet50"]
+    assert set(resnet["Weights"]) == {"random initialisation, not transfer"}
+    for title in ("Model", "Accuracy", "Loss", "Precision", "Recall", "F1", "Weights"):
+        assert title in table.columns
+
+
+def test_a_run_being_written_or_without_metrics_is_not_read(tmp_path):
+    make_run(tmp_path / "whole")
+    make_run(tmp_path / ".half.tmp" / "half")
+    (tmp_path / "empty").mkdir()
+    assert set(results.read(tmp_path)["run"]) == {"whole"}
+    assert results.read(tmp_path / "nowhere").empty
+
+
+def test_marked_part_is_filled_and_the_rest_kept(tmp_path):
+    make_run(tmp_path / "a")
+    runs = results.read(tmp_path)
+    text = "before\n<!-- results set -->\nold\n<!-- /results -->\nafter\n"
+    filled = results.fill(text, runs)
+    assert "old" not in filled and "| VGG16 | 64 | linear probe |" in filled
+    assert filled.startswith("before\n<!-- results set -->\n") and filled.endswith("\nafter\n")
+    assert results.fill(filled, runs) == filled
+    with pytest.raises(InputError, match="no finished run of other"):
+        results.fill(text.replace("results set", "results other"), runs)
+
+
+def test_markdown_has_one_line_per_row():
+    text = results.markdown(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}))
+    assert text == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
+
+
+def test_readme_shows_what_the_committed_results_say():
+    readme = (PROJECT / "README.md").read_text()
+    assert re.search(r"<!-- results grocery-coarse -->", readme)
+    assert results.fill(readme, results.read(PROJECT / "data" / "results")) == readme
+
+
+def test_committed_metrics_follow_from_the_committed_probabilities():
+    from fruitveg_tl import metrics
+
+    folders = sorted((PROJECT / "data" / "results").glob("grocery-*/"))
+    assert folders
+    for folder in folders:
+        provenance = json.loads((folder / "provenance.json").read_text())
+        classes = provenance["dataset"]["classes"]
+        test = pd.read_csv(folder / "test.csv")
+        labels = np.searchsorted(classes, test["label"])
+        assert len(test) == provenance["dataset"]["photographs"]["test"]
+        for stage, scores in json.loads((folder / "metrics.json").read_text()).items():
+            stored = np.load(folder / f"probabilities-{results.slug(stage)}.npy")
+            assert metrics.evaluate(labels, stored) == pytest.approx(scores)
+        assert re.fullmatch("[0-9a-f]{40}", provenance["environment"]["commit"]), folder
