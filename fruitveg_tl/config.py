@@ -41,11 +41,11 @@ class RunConfig:
     strategy: str = "transfer"
     weights: str = "auto"
     size: int = 224
-    views: int = 4
+    views: int = 6
     seed: int = 0
     batch_size: int = 32
     probe_epochs: int = 60
-    finetune_epochs: int = 20
+    finetune_epochs: int = 12
     probe_rate: float = 1e-3
     finetune_rate: float = 2e-4
     scratch_rate: float = 1e-3

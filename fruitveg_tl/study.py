@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -25,6 +25,7 @@ from fruitveg_tl.storage import sha256_json
 from fruitveg_tl.training import Batches, fit_resumable, predict
 
 EVALUATION_BATCH = 64
+SETTLE_EVERY = 8  # of the training photographs: enough for the statistics of random weights
 
 
 @dataclass
@@ -80,14 +81,17 @@ def run(
     _say_if_random(backbone, source)
 
     started = time.perf_counter()
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "decode"):
+        pixels = dataset.pixels(config.size)
     runtime.make_deterministic(config.seed)
     transfer = config.strategy == "transfer"
+    if source.source == weights.RANDOM:
+        some = pixels[dataset.rows("train")[::SETTLE_EVERY]]
+        source = replace(source, values=weights.settle(backbone, source.values, some))
     network = backbones.build_network(
         backbone, len(dataset.classes), config.size, source.values, frozen=transfer
     )
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "decode"):
-        dataset.pixels(config.size)
     activations = _activations(config, backbone, dataset, source, network, precision)
     seconds["frozen"] = activations.seconds
     state = CACHE_DIR / "runs" / folder.name

@@ -60,8 +60,7 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
         Unreachable: if "auto" finds nothing on disk and cannot download.
     """
     if choice == "random":
-        keras.utils.set_random_seed(seed)
-        values = backbone.constructor(weights=None, include_top=False).get_weights()
+        values = _random(backbone, seed)
         return SourceWeights(values, RANDOM, None, None, _digest(values))
     file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
     # Only of Keras' own file is it known what it was trained on; another is called by its name.
@@ -69,6 +68,41 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
     file = file or _keras_file(backbone)
     values = _read(backbone, file)
     return SourceWeights(values, source, file.name, sha256_file(file), _digest(values))
+
+
+def settle(backbone: Backbone, values: Sequence[np.ndarray], photographs: np.ndarray) -> list:
+    """Give random weights the BatchNorm statistics that belong to them.
+
+    A fresh BatchNorm says mean 0 and variance 1, which no random layer's output has; in inference
+    mode the signal then dies out or explodes before the last layer, and even a random backbone
+    would look worse than it is.
+
+    Args:
+        backbone: the registry entry.
+        values: random weights from `resolve`.
+        photographs: training photographs (n, size, size, 3), RGB in 0..255; some hundred.
+
+    Returns:
+        `values` with every moving mean and variance replaced by those of the photographs.
+    """
+    model = backbone.constructor(weights=None, include_top=False, input_shape=photographs.shape[1:])
+    model.set_weights(values)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(backbone.preprocess_input(photographs.astype(np.float32)), training=True)
+    return model.get_weights()
+
+
+def _random(backbone: Backbone, seed: int) -> list[np.ndarray]:
+    """Draw kernels by He et al. 2015: with Keras' Glorot default VGG16's signal fades away."""
+    keras.utils.set_random_seed(seed)
+    model = backbone.constructor(weights=None, include_top=False)
+    for number, layer in enumerate(model.layers):
+        if isinstance(layer, keras.layers.Conv2D):
+            initializer = keras.initializers.HeNormal(1000 * seed + number)
+            layer.kernel.assign(initializer(layer.kernel.shape))
+    return model.get_weights()
 
 
 def _in_folder(backbone: Backbone) -> Path | None:
@@ -91,6 +125,7 @@ def _keras_file(backbone: Backbone) -> Path:
                 keras.utils.get_file(
                     backbone.weights_name,
                     backbone.weights_url,
+                    cache_dir=os.environ.get("KERAS_HOME"),  # Keras itself reads it at import only
                     cache_subdir="models",
                     file_hash=backbone.weights_md5,
                 )
