@@ -3,14 +3,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import CLASSES, COUNTS, save_photograph
+from conftest import CLASSES, COUNTS, PROJECT, save_photograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fruitveg_tl import datasets
+from fruitveg_tl import datasets, download
 from fruitveg_tl.datasets import load
 from fruitveg_tl.errors import InputError
+
+SHARED = PROJECT.parent / "shared" / "data" / "GroceryStoreDataset"
 
 
 @pytest.fixture
@@ -114,6 +116,25 @@ def test_grocery_keeps_fruit_and_vegetables_and_both_label_levels(groceries):
     assert coarse.split_sizes() == {"train": 6, "val": 6, "test": 6}
     assert (coarse.name, fine.name) == ("grocery-coarse", "grocery-fine")
     assert load("grocery", "coarse", groceries / "dataset").digest == coarse.digest
+
+
+def test_grocery_may_lack_a_class_in_validation_but_not_in_training(groceries):
+    for split in ("val", "train"):
+        file = groceries / "dataset" / f"{split}.txt"
+        lines = [line for line in file.read_text().splitlines() if "Leek" not in line]
+        file.write_text("\n".join(lines))
+        if split == "val":
+            assert load("grocery", data=groceries).classes == ("Apple", "Leek")
+    with pytest.raises(InputError, match="'Leek' has no photographs in train"):
+        load("grocery", data=groceries)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs are not on this machine")
+def test_the_real_grocery_dataset_has_its_published_sizes_and_the_pinned_content():
+    dataset = load("grocery", data=SHARED)
+    assert len(dataset.classes) == 34 and len(load("grocery", "fine", SHARED).classes) == 50
+    assert dataset.split_sizes() == {"train": 1776, "val": 196, "test": 1704}
+    assert download.content_sha256(SHARED / "dataset") == download.GROCERY_SHA256
 
 
 def test_environment_variable_points_at_a_copy(groceries, monkeypatch):
