@@ -17,9 +17,9 @@ from fruitveg_tl.storage import atomic_path
 class Batches(Sequence):
     """Batches of stored activations for one epoch: a sequence of (x, labels).
 
-    Read by plain loops over `train_on_batch`, not by `Model.fit`: its tf.data pipeline waits for
-    its own autotuner (10 ms, doubled each time) whenever an epoch ends, which turned epochs of 13
-    seconds into epochs of 20 or 41.
+    Read by plain loops over `train_on_batch`, not by `Model.fit`: with `PyDataset` under
+    TensorFlow 2.21 many epochs of 13 seconds lasted 20.5 or 41.0 (10 ms doubled 11 or 12 times: a
+    wait between epochs, of unknown cause).
 
     Args:
         views: arrays with one row per photograph, all of the same shape; with several, each
