@@ -42,9 +42,8 @@ class _Run:
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
     trained: dict[str, int] = field(default_factory=dict)
 
-    def evaluation(self, split: str) -> Batches:
+    def evaluation(self, split: str, plain: np.ndarray) -> Batches:
         rows = self.dataset.rows(split)
-        plain = self.activations.plain
         return Batches([plain], [rows], self.dataset.labels[rows], EVALUATION_BATCH)
 
 
@@ -187,7 +186,7 @@ def _train_tail(work: _Run, stage: str, rate: float) -> None:
     tail, found = work.network.tail, work.activations
     _fit(work, stage, tail, [found.plain, *found.views], rate, work.config.finetune_epochs)
     with _timed(work.seconds, "evaluation"):
-        work.probabilities[stage] = predict(tail, work.evaluation("test"))
+        work.probabilities[stage] = predict(tail, work.evaluation("test", found.plain))
 
 
 def _fit(work: _Run, stage: str, model: keras.Model, views, rate: float, epochs: int) -> None:
@@ -210,10 +209,7 @@ def _fit(work: _Run, stage: str, model: keras.Model, views, rate: float, epochs:
         rng = np.random.default_rng([config.seed, len(stage), epoch])
         return Batches(views, rows, labels, config.batch_size, rng)
 
-    validation_rows = dataset.rows("val")
-    validation = Batches(
-        views[:1], [validation_rows], dataset.labels[validation_rows], EVALUATION_BATCH
-    )
+    validation = work.evaluation("val", views[0])
     history = fit_resumable(
         model, batches, validation, epochs, config.patience, work.state / stage, stage
     )
