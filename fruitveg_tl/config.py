@@ -30,7 +30,9 @@ class RunConfig:
         seed: decides the head's initialisation, the order of the photographs and the views drawn.
         batch_size: photographs per step, in every phase.
         probe_epochs, finetune_epochs: the most epochs of either phase.
-        probe_rate, finetune_rate, scratch_rate: the highest learning rate of each phase.
+        probe_rate, finetune_rate, scratch_rate: the highest learning rate of each phase; a
+            `finetune_rate` of None stands for the backbone's own.
+        mixup: alpha of mixup in fine-tuning and from scratch, see `training.Batches`.
         patience: epochs without a lower validation loss before a phase stops.
         weight_decay: of AdamW (Loshchilov & Hutter 2019).
     """
@@ -41,15 +43,16 @@ class RunConfig:
     strategy: str = "transfer"
     weights: str = "auto"
     size: int = 224
-    views: int = 6
+    views: int = 8
     seed: int = 0
     batch_size: int = 32
     probe_epochs: int = 60
-    finetune_epochs: int = 12
+    finetune_epochs: int = 30
     probe_rate: float = 1e-3
-    finetune_rate: float = 2e-4
+    finetune_rate: float | None = None
     scratch_rate: float = 1e-3
-    patience: int = 6
+    mixup: float = 0.4
+    patience: int = 12
     weight_decay: float = 1e-2
 
     def to_dict(self) -> dict:

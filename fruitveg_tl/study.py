@@ -9,7 +9,7 @@ the validation split alone; the test split is read once, when training is over.
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from fruitveg_tl.config import CACHE_DIR, FINETUNED, PROBE, RESULTS_DIR, SCRATCH
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.features import Activations, activations_key, compute_activations
 from fruitveg_tl.storage import sha256_json
-from fruitveg_tl.training import Batches, fit_resumable, predict
+from fruitveg_tl.training import Batches, fit_resumable, interpolate, predict
 
 EVALUATION_BATCH = 64
 SETTLE_EVERY = 8  # of the training photographs: enough for the statistics of random weights
@@ -41,10 +41,14 @@ class _Run:
     history: list[dict] = field(default_factory=list)
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
     trained: dict[str, int] = field(default_factory=dict)
+    interpolation: dict[str, float] | None = None
 
     def evaluation(self, split: str, plain: np.ndarray) -> Batches:
         rows = self.dataset.rows(split)
-        return Batches([plain], [rows], self.dataset.labels[rows], EVALUATION_BATCH)
+        return Batches([plain], [rows], self.one_hot(rows), EVALUATION_BATCH)
+
+    def one_hot(self, rows: np.ndarray) -> np.ndarray:
+        return np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.labels[rows]]
 
 
 def run(
@@ -69,6 +73,7 @@ def run(
     """
     _check(config)
     backbone = backbones.backbone_by_name(config.backbone)
+    config = replace(config, finetune_rate=config.finetune_rate or backbone.finetune_rate)
     dataset = datasets.load(config.dataset, config.labels, data)
     source = _source_weights(config, backbone)
     precision = precision or runtime.frozen_precision()
@@ -110,6 +115,7 @@ def run(
         },
         "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
         "trained_parameters": work.trained,
+        "interpolation": work.interpolation,
         "frozen_precision": precision if transfer else None,
         "frozen_part_reused": activations.reused,
         "model_difference": _whole_model_difference(work),
@@ -176,7 +182,7 @@ def _linear_probe(work: _Run) -> None:
         ]
     )
     views = [found.pooled_plain, *found.pooled_views]
-    _fit(work, PROBE, probe, views, config.probe_rate, config.probe_epochs)
+    _fit(work, PROBE, probe, views, config.probe_rate, config.probe_epochs, mixup=0)
     work.network.head.set_weights(probe.layers[-1].get_weights())
     test = found.pooled_plain[work.dataset.rows("test")]
     work.probabilities[PROBE] = probe.predict_on_batch(test)
@@ -184,30 +190,42 @@ def _linear_probe(work: _Run) -> None:
 
 def _train_tail(work: _Run, stage: str, rate: float) -> None:
     tail, found = work.network.tail, work.activations
-    _fit(work, stage, tail, [found.plain, *found.views], rate, work.config.finetune_epochs)
+    start = tail.get_weights()
+    views, config = [found.plain, *found.views], work.config
+    _fit(work, stage, tail, views, rate, config.finetune_epochs, config.mixup)
+    if stage == FINETUNED:
+        work.interpolation = interpolate(tail, start, work.evaluation("val", found.plain))
     with _timed(work.seconds, "evaluation"):
         work.probabilities[stage] = predict(tail, work.evaluation("test", found.plain))
 
 
-def _fit(work: _Run, stage: str, model: keras.Model, views, rate: float, epochs: int) -> None:
+def _fit(
+    work: _Run,
+    stage: str,
+    model: keras.Model,
+    views: Sequence[np.ndarray],
+    rate: float,
+    epochs: int,
+    mixup: float,
+) -> None:
     config, dataset = work.config, work.dataset
     train = dataset.rows("train")
     # The plain view holds every photograph, an augmented one the training photographs alone.
     rows = [train] + [np.arange(len(train))] * (len(views) - 1)
-    labels = dataset.labels[train]
+    labels = work.one_hot(train)
     steps = epochs * -(-len(train) // config.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / 10, steps, alpha=0.01, warmup_target=rate, warmup_steps=steps // 10
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
-        "sparse_categorical_crossentropy",
+        "categorical_crossentropy",
         metrics=["accuracy"],
     )
 
     def batches(epoch: int) -> Batches:
         rng = np.random.default_rng([config.seed, len(stage), epoch])
-        return Batches(views, rows, labels, config.batch_size, rng)
+        return Batches(views, rows, labels, config.batch_size, rng, mixup)
 
     validation = work.evaluation("val", views[0])
     history = fit_resumable(

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from fruitveg_tl.training import Batches, best_epoch, fit_resumable
+from fruitveg_tl.training import Batches, best_epoch, fit_resumable, interpolate, run_epoch
 
 N, WIDTH = 40, 6
 
@@ -69,6 +69,36 @@ def test_epochs_differ_and_evaluation_keeps_the_order(data):
     np.testing.assert_array_equal(
         np.concatenate([plain[i][0] for i in range(len(plain))]), x[rows].astype(np.float32)
     )
+
+
+def test_mixup_blends_photographs_and_labels_in_the_same_proportion(data):
+    x, y = data
+    rows, labels = np.arange(N), np.eye(2, dtype=np.float32)[y]
+    # One value per photograph that its label is a function of: the blend must keep that.
+    x = np.repeat(labels[:, 1:] * 10, WIDTH, axis=1)
+    batches = Batches([x], [rows], labels, 7, np.random.default_rng(3), mixup=0.4)
+    drawn = list(batches)
+    values, blended = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    np.testing.assert_allclose(values[:, 0], 10 * blended[:, 1], rtol=1e-5)
+    np.testing.assert_allclose(blended.sum(1), 1, rtol=1e-5)
+    assert ((blended > 0.01) & (blended < 0.99)).any()
+    again = Batches([x], [rows], labels, 7, np.random.default_rng(3), mixup=0.4)
+    np.testing.assert_array_equal(again[2][0], drawn[2][0])
+
+
+def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
+    x, y = data
+    validation = Batches([x], [np.arange(N)], y, 16)
+    model = fresh_model()
+    start, towards = [np.zeros_like(w) for w in model.get_weights()], np.zeros((WIDTH, 2))
+    towards[0] = [-1, 1]  # the label is the sign of the first value
+    for length, expected in ((1, 1.0), (30, 0.1)):  # too short a step is kept, too long is not
+        model.set_weights([length * towards, np.zeros(2)])
+        x[:3, 0] *= -1 if length == 30 else 1  # certain and wrong: a very high loss
+        found = interpolate(model, start, validation)
+        assert found["share"] == expected
+        assert found["val_loss"] == run_epoch(model.test_on_batch, validation)["loss"]
+        np.testing.assert_allclose(model.get_weights()[0], expected * length * towards, rtol=1e-6)
 
 
 def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path):
