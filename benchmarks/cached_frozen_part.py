@@ -52,24 +52,26 @@ def plain(config: RunConfig) -> float:
     pixels = dataset.pixels(config.size)
     backbone = backbones.BACKBONES[config.backbone]
     network = backbones.build_network(backbone, len(dataset.classes), config.size)
+    one_hot = np.eye(len(dataset.classes), dtype=np.float32)[dataset.labels]
     parts = {split: dataset.rows(split) for split in ("train", "val", "test")}
     tail = {layer.name for layer in network.tail.layers if layer.trainable}
     start = time.perf_counter()
     for stage, rate, epochs in (
         (PROBE, config.probe_rate, config.probe_epochs),
-        (FINETUNED, config.finetune_rate, config.finetune_epochs),
+        (FINETUNED, backbone.finetune_rate, config.finetune_epochs),
     ):
         for layer in network.model.layers:
             layer.trainable = layer.name == "head" if stage == PROBE else layer.name in tail
         network.model.compile(
             keras.optimizers.AdamW(rate, weight_decay=config.weight_decay),
-            "sparse_categorical_crossentropy",
+            "categorical_crossentropy",
             metrics=["accuracy"],
         )
         for epoch in range(epochs):
             rng = np.random.default_rng([config.seed, epoch])
-            train, val = (dataset.labels[parts[split]] for split in ("train", "val"))
-            batches = Augmented([pixels], [parts["train"]], train, config.batch_size, rng)
+            train, val = (one_hot[parts[split]] for split in ("train", "val"))
+            mixup = 0 if stage == PROBE else config.mixup
+            batches = Augmented([pixels], [parts["train"]], train, config.batch_size, rng, mixup)
             training.run_epoch(network.model.train_on_batch, batches)
             validation = training.Batches([pixels], [parts["val"]], val, 64)
             training.run_epoch(network.model.test_on_batch, validation)

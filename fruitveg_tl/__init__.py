@@ -6,11 +6,14 @@ The notebooks tell the story; this package holds the logic. A tour in reading or
 `results` (numbers out), `study` (one run from start to end), `cli`.
 """
 
+import logging
 import os
 
 # TensorFlow reads these once, at import. oneDNN is off by default on processors without
 # AVX512-VNNI, where it was still the faster choice for all three backbones.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Its retracing warning counts the first calls of different networks as calls of one function.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"

@@ -61,4 +61,4 @@ class RunConfig:
 
 
 # The sample set is for seeing everything work: small photographs, few epochs.
-PROFILES = {"sample": {"size": 64, "views": 2, "probe_epochs": 30, "finetune_epochs": 10}}
+PROFILES = {"sample": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 6}}
