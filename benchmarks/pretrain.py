@@ -82,6 +82,9 @@ class Pupil(keras.Model):
         self.taught = keras.layers.Dense(1000, dtype="float32")
         self.teacher = teacher
         self.augment = augmenter(seed)
+        # Keras declares these layers unfit for compiling on account of TensorFlow's XLA alone.
+        for layer in self.augment.layers:
+            layer.supports_jit = keras.backend.backend() == "jax"
         self.random = keras.random.SeedGenerator(seed)
         self.side = SIDE
 
