@@ -22,7 +22,7 @@ from fruitveg_tl.augment import augmenter
 from fruitveg_tl.config import FINETUNED, PROBE, RunConfig
 
 CONFIG = RunConfig(
-    "sample", "", weights="random", size=64, views=4, probe_epochs=10, finetune_epochs=10
+    "sample", "", weights="random", size=64, views=2, probe_epochs=8, finetune_epochs=8
 )
 # No early stop: both sides train the same number of epochs.
 CONFIG = replace(CONFIG, patience=CONFIG.probe_epochs)
