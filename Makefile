@@ -6,7 +6,7 @@ BIN    := .venv/bin
 KIND   := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 LOCK   := requirements/$(KIND).lock
 
-.PHONY: help setup run report test lint format lock lab bench clean
+.PHONY: help setup run report notebooks test lint format lock lab bench clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -22,7 +22,11 @@ setup: .venv/$(KIND).done  ## make .venv with the pinned packages
 run: setup       ## train and evaluate on DATASET (default: sample), skipping finished runs
 	$(BIN)/python -m fruitveg_tl run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-report: run      ## until the notebooks land: the same as `make run`; then the PDF as well
+report: setup    ## execute all notebooks on DATASET (default: sample) and bind them into a PDF
+	FRUITVEG_DATASET=$(or $(DATASET),sample) $(BIN)/python -m fruitveg_tl report $(ARGS)
+
+notebooks: setup ## execute them in place, on the photographs they name, for committing
+	$(BIN)/python -m fruitveg_tl report --in-place
 
 test: setup      ## run the tests
 	$(BIN)/python -m pytest
@@ -50,4 +54,4 @@ bench: setup     ## measure speed and memory, write benchmarks/results
 	$(BIN)/python benchmarks/sample_difficulty.py
 
 clean:           ## remove .venv, caches and the generated sample; keep results
-	rm -rf .venv data/cache data/sample *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv report data/cache data/sample *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -161,6 +161,10 @@ def build_network(
     output = keras.layers.Dense(classes, "softmax", dtype="float32", name="head")(pooled)
     model = keras.Model(pixels, output, name=backbone.key)
     if not frozen:
+        for layer in body.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                # Keras' 0.99 and 0.999 need thousands of steps to follow; here are hundreds.
+                layer.momentum = 0.9
         return Network(model, None, keras.Model(pixels, pooled), model)
     boundary = body.get_layer(backbone.boundary).output
     prefix = keras.Model(pixels, boundary, name="prefix")

@@ -1,4 +1,4 @@
-"""The command line: data, run, table, predict."""
+"""The command line: data, run, table, report, predict."""
 
 import argparse
 import os
@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--strategy", default="transfer", help="transfer (default) or scratch")
     run.add_argument(
         "--weights",
-        default="auto",
-        help="auto (default: FRUITVEG_WEIGHTS, Keras' cache, Keras' download), random, or a file",
+        help="auto (default: FRUITVEG_WEIGHTS, Keras' cache, Keras' download), any (the same, or "
+        "random where that finds nothing; the sample's default), random, or a file",
     )
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     for name, what in (
@@ -68,6 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--markdown", action="store_true", help="as GitHub Markdown")
     table.add_argument("--readme", action="store_true", help="fill the marked parts of README.md")
     table.set_defaults(command=_table)
+
+    report = commands.add_parser(
+        "report",
+        help="execute the notebooks and bind them into a PDF and an HTML file",
+        description="Execute the notebooks in order, for the photographs that FRUITVEG_DATASET "
+        "names or else the notebooks themselves, and bind them into report/report.pdf and .html. "
+        "Finished runs are used, missing ones computed.",
+    )
+    report.add_argument(
+        "--in-place", action="store_true", help="store the executed notebooks in notebooks/"
+    )
+    report.set_defaults(command=_report)
 
     predict = commands.add_parser("predict", help="classify photographs with a saved network")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
@@ -107,7 +119,7 @@ def _data(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from fruitveg_tl import backbones, results, study
 
-    given = ("size", "views", "probe_epochs", "finetune_epochs")
+    given = ("weights", "size", "views", "probe_epochs", "finetune_epochs")
     settings = PROFILES.get(options.dataset, {}) | {
         name: value for name in given if (value := getattr(options, name)) is not None
     }
@@ -120,7 +132,6 @@ def _run(options: argparse.Namespace) -> None:
                 backbone.key,
                 options.labels,
                 options.strategy,
-                options.weights,
                 seed=seed,
                 **settings,
             )
@@ -143,6 +154,13 @@ def _table(options: argparse.Namespace) -> None:
         return
     table = results.table(runs)
     print(results.markdown(table) if options.markdown else table.to_string(index=False))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from fruitveg_tl import report
+
+    for file in report.report(ROOT / "report", options.in_place):
+        print(file)
 
 
 def _predict(options: argparse.Namespace) -> None:

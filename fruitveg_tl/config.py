@@ -24,7 +24,7 @@ class RunConfig:
         backbone: key of `backbones.BACKBONES`.
         strategy: "transfer" (linear probe, then fine-tuning) or "scratch" (random
             initialisation, all layers trained: the baseline).
-        weights: "auto" (see `weights.resolve`), "random", or a file.
+        weights: "auto", "any", "random" or a file, see `weights.resolve`.
         size: side of the photographs in pixels.
         views: number of cached augmented views of each training photograph.
         seed: decides the head's initialisation, the order of the photographs and the views drawn.
@@ -60,5 +60,8 @@ class RunConfig:
         return asdict(self)
 
 
-# The sample set is for seeing everything work: small photographs, few epochs.
-PROFILES = {"sample": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 6}}
+# The sample set is for seeing everything work, anywhere: small photographs, few epochs, and random
+# weights, said so, where no others can be had.
+PROFILES = {
+    "sample": {"weights": "any", "size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 6}
+}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from fruitveg_tl.augment import augmenter
 from fruitveg_tl.errors import InputError
+from fruitveg_tl.progress import progress
 from fruitveg_tl.storage import atomic_path, sha256_json, write_json
 
 BATCH = 32
@@ -109,10 +109,7 @@ def _batches(source, rows, view, model):
 
 
 def _store(batches, count: int, file: Path, what: str) -> None:
-    with (
-        atomic_path(file) as temporary,
-        tqdm(total=count, desc=what, leave=False, disable=None) as bar,
-    ):
+    with atomic_path(file) as temporary, progress(what, count) as bar:
         array = None
         for start, batch in zip(range(0, count, BATCH), batches, strict=True):
             if not np.isfinite(batch).all():

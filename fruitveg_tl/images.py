@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from fruitveg_tl.errors import InputError
+from fruitveg_tl.progress import progress
 from fruitveg_tl.storage import atomic_path
 
 # What cameras and web pages give. An animation is not a photograph, so no GIF.
@@ -102,9 +102,7 @@ def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -
             return None
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        results = list(
-            tqdm(pool.map(guarded, paths), what, total=len(paths), leave=False, disable=None)
-        )
+        results = list(progress(what, len(paths), pool.map(guarded, paths)))
     if problems:
         more = [f"… and {len(problems) - 20} more files"] if len(problems) > 20 else []
         raise InputError("\n".join(sorted(problems)[:20] + more))

@@ -14,6 +14,8 @@ One folder per run below `data/results/`, written in one atomic step when the ru
 
 import json
 import re
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import keras
@@ -63,6 +65,85 @@ def write(
         model.save(temporary / "model.keras")
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back.
+
+    Attributes:
+        folder: where it is.
+        config, provenance: what `study.run` stored.
+        history: one row per stage and epoch.
+        scores: for each stage, linear probe first, what `metrics.evaluate` gave on the test split.
+        test: path and label of every test photograph.
+    """
+
+    folder: Path
+    config: config.RunConfig
+    provenance: dict
+    history: pd.DataFrame
+    scores: dict[str, dict[str, float]]
+    test: pd.DataFrame
+
+    @property
+    def model(self) -> str:
+        """The backbone's name, e.g. "ResNet50"."""
+        return BACKBONES[self.config.backbone].name
+
+    @property
+    def weights(self) -> str:
+        """What training started from, as tables say it."""
+        return self.provenance["weights"]["source"]
+
+    @property
+    def last(self) -> str:
+        """The last stage: "fine-tuned" or "scratch"."""
+        return list(self.scores)[-1]
+
+    @property
+    def classes(self) -> list[str]:
+        """All labels, sorted: the columns of the probabilities."""
+        return self.provenance["dataset"]["classes"]
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class index of every test photograph, shape (n,)."""
+        return np.searchsorted(np.array(self.classes), self.test["label"].to_numpy(str))
+
+    @cached_property
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """Per stage, the answers for the test split, shape (n, classes)."""
+        files = {stage: f"probabilities-{slug(stage)}.npy" for stage in self.scores}
+        return {stage: np.load(self.folder / name) for stage, name in files.items()}
+
+
+def load(folder: Path | str) -> Run:
+    """Read a finished run.
+
+    Args:
+        folder: a run folder, or its name below `data/results`.
+
+    Raises:
+        InputError: if there is no finished run.
+    """
+    folder = config.RESULTS_DIR / folder
+    if not (folder / "metrics.json").is_file():
+        raise InputError(f"{folder}: no finished run here; «python -m fruitveg_tl run» makes one")
+    scores, settings, provenance = _read_json(folder)
+    return Run(
+        folder,
+        config.RunConfig(**settings),
+        provenance,
+        pd.read_csv(folder / "history.csv"),
+        {stage: scores[stage] for stage in config.STAGES if stage in scores},
+        pd.read_csv(folder / "test.csv", keep_default_na=False),
+    )
+
+
+def _read_json(folder: Path) -> list[dict]:
+    names = ("metrics.json", "config.json", "provenance.json")
+    return [json.loads((folder / name).read_text()) for name in names]
+
+
 def slug(stage: str) -> str:
     """Return a stage's name as it stands in file names, e.g. "linear-probe"."""
     return stage.replace(" ", "-")
@@ -81,11 +162,9 @@ def read(results: Path | None = None) -> pd.DataFrame:
     """
     rows = []
     for file in sorted((results or config.RESULTS_DIR).glob("*/metrics.json")):
-        scores, settings, provenance = (
-            json.loads((file.parent / name).read_text())
-            for name in ("metrics.json", "config.json", "provenance.json")
-        )
+        scores, settings, provenance = _read_json(file.parent)
         seed = settings.pop("seed")
+        del settings["weights"]  # the way they were asked for; what they are stands on its own
         spent = provenance["seconds"]["frozen"]
         for stage in (stage for stage in config.STAGES if stage in scores):
             spent += provenance["seconds"][stage]

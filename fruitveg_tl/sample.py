@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from fruitveg_tl.progress import progress
 from fruitveg_tl.storage import atomic_path
 
 SIZE = 96  # pixels
@@ -49,7 +49,7 @@ def generate(folder: Path, seed: int = 0) -> Path:
                     for i in range(count):
                         jobs.append((target / f"{i:03d}.png", name, (seed, number, part, i)))
             draw = pool.map(_save, *zip(*jobs, strict=True), chunksize=16)
-            list(tqdm(draw, "draw the sample set", total=len(jobs), leave=False, disable=None))
+            list(progress("draw the sample set", len(jobs), draw))
     return folder
 
 

@@ -75,9 +75,12 @@ def run(
     backbone = backbones.backbone_by_name(config.backbone)
     config = replace(config, finetune_rate=config.finetune_rate or backbone.finetune_rate)
     dataset = datasets.load(config.dataset, config.labels, data)
-    source = _source_weights(config, backbone)
+    scratch = config.strategy == "scratch"
+    source = weights.resolve(backbone, "random" if scratch else config.weights, config.seed)
     precision = precision or runtime.frozen_precision()
-    identity = sha256_json([config.to_dict(), dataset.digest, source.digest])[:8]
+    # What the weights are counts, not the way they were asked for.
+    settings = config.to_dict() | {"weights": source.digest}
+    identity = sha256_json([settings, dataset.digest])[:8]
     name = f"{dataset.name}-{backbone.key}-{config.strategy}-{config.size}px-seed{config.seed}"
     folder = RESULTS_DIR / f"{name}-{identity}"
     if folder.exists() and not force:
@@ -89,22 +92,21 @@ def run(
     with _timed(seconds, "decode"):
         pixels = dataset.pixels(config.size)
     runtime.make_deterministic(config.seed)
-    transfer = config.strategy == "transfer"
     if source.source == weights.RANDOM:
         some = pixels[dataset.rows("train")[::SETTLE_EVERY]]
         source = replace(source, values=weights.settle(backbone, source.values, some))
     network = backbones.build_network(
-        backbone, len(dataset.classes), config.size, source.values, frozen=transfer
+        backbone, len(dataset.classes), config.size, source.values, frozen=not scratch
     )
     activations = _activations(config, backbone, dataset, source, network, precision)
     seconds["frozen"] = activations.seconds
     state = CACHE_DIR / "runs" / folder.name
     work = _Run(config, dataset, network, activations, state, seconds)
-    if transfer:
+    if scratch:
+        _train_tail(work, SCRATCH, config.scratch_rate)
+    else:
         _linear_probe(work)
         _train_tail(work, FINETUNED, config.finetune_rate)
-    else:
-        _train_tail(work, SCRATCH, config.scratch_rate)
 
     provenance = {
         "dataset": {
@@ -116,7 +118,7 @@ def run(
         "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
         "trained_parameters": work.trained,
         "interpolation": work.interpolation,
-        "frozen_precision": precision if transfer else None,
+        "frozen_precision": None if scratch else precision,
         "frozen_part_reused": activations.reused,
         "model_difference": _whole_model_difference(work),
         "seconds": seconds | {"this_call": time.perf_counter() - started},
@@ -136,17 +138,6 @@ def _check(config: RunConfig) -> None:
         raise InputError(f"size {config.size}: the backbones need at least 32 pixels")
     if config.views < 0 or min(config.probe_epochs, config.finetune_epochs) < 1:
         raise InputError("views must be 0 or more, and every phase needs at least one epoch")
-
-
-def _source_weights(config: RunConfig, backbone: backbones.Backbone) -> weights.SourceWeights:
-    choice = "random" if config.strategy == "scratch" else config.weights
-    try:
-        return weights.resolve(backbone, choice, config.seed)
-    except weights.Unreachable:
-        if config.dataset != "sample":
-            raise
-        # The sample must run anywhere; its numbers then say that nothing was transferred.
-        return weights.resolve(backbone, "random", config.seed)
 
 
 def _say_if_random(backbone: backbones.Backbone, source: weights.SourceWeights) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from fruitveg_tl.progress import progress
 from fruitveg_tl.storage import atomic_path
 
 
@@ -98,7 +98,7 @@ def fit_resumable(
     if state.exists():
         history = json.loads((state / "history.json").read_text())
         model.load_weights(state / "last.weights.h5")
-    with tqdm(total=epochs, initial=len(history), desc=what, leave=False, disable=None) as bar:
+    with progress(what, epochs, initial=len(history)) as bar:
         while len(history) < epochs and len(history) - 1 - best_epoch(history) < patience:
             start = time.perf_counter()
             record = run_epoch(model.train_on_batch, train(len(history)))

@@ -1,7 +1,8 @@
 """Where a backbone's parameters come from.
 
 Order: an explicit file; the folder `FRUITVEG_WEIGHTS`; Keras' cache; Keras' download. Random
-initialisation only on request, and then every number that comes of it carries `RANDOM`.
+initialisation only on request ("random", or "any" where nothing else is found), and then every
+number that comes of it carries `RANDOM`.
 """
 
 import hashlib
@@ -51,14 +52,20 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
 
     Args:
         backbone: the registry entry.
-        choice: "auto" for the order above without the first, "random", or the path of a file that
-            `keras.applications` accepts for `include_top=False`.
+        choice: "auto" for the order above without the first; "any" for the same, and random
+            where that finds nothing; "random"; or the path of a file that `keras.applications`
+            accepts for `include_top=False`.
         seed: of the random initialisation.
 
     Raises:
         InputError: if the file is missing, damaged or of another architecture.
         Unreachable: if "auto" finds nothing on disk and cannot download.
     """
+    if choice == "any":
+        try:
+            return resolve(backbone, "auto", seed)
+        except Unreachable:
+            choice = "random"
     if choice == "random":
         values = _random(backbone, seed)
         return SourceWeights(values, RANDOM, None, None, _digest(values))

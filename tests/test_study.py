@@ -97,16 +97,12 @@ def test_choosing_never_sees_the_test_split(home, quick):
     assert (first / "history.csv").read_bytes() == (second / "history.csv").read_bytes()
 
 
-def test_unreachable_weights_fall_back_to_random_on_the_sample_only(home, quick, monkeypatch):
+def test_the_way_weights_were_asked_for_does_not_make_another_run(finished, quick, monkeypatch):
     def nothing(backbone):
         raise weights.Unreachable("no server")
 
     monkeypatch.setattr(weights, "_keras_file", nothing)
-    backbone = study.backbones.backbone_by_name("mobilenetv2")
-    sample = replace(quick, dataset="sample", weights="auto")
-    assert study._source_weights(sample, backbone).source == weights.RANDOM
-    with pytest.raises(weights.Unreachable):
-        study._source_weights(replace(sample, dataset="grocery"), backbone)
+    assert study.run(replace(quick, weights="any")) == finished
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""What the notebooks share: which study, its runs, and how text, tables and figures are shown."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
+
+from fruitveg_tl import datasets, plots, study
+from fruitveg_tl.config import PROFILES, RunConfig
+
+NUMBERS = ("size", "views", "probe_epochs", "finetune_epochs")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Photographs, settings and seeds that a notebook is about.
+
+    Attributes:
+        name: of the dataset, e.g. "grocery".
+        labels: "coarse" or "fine".
+        settings: further fields of `RunConfig`.
+        seeds: one run for each.
+    """
+
+    name: str
+    labels: str
+    settings: dict
+    seeds: tuple[int, ...]
+
+    @cached_property
+    def dataset(self) -> datasets.Dataset:
+        """The photographs."""
+        return datasets.load(self.name, self.labels)
+
+    @property
+    def size(self) -> int:
+        """Side of the photographs in pixels."""
+        return self.settings.get("size", RunConfig.size)
+
+    def run(self, backbone: str, strategy: str = "transfer", network: bool = False) -> list[str]:
+        """Return the folder names of the finished runs, one per seed, computing what is missing.
+
+        Args:
+            backbone: e.g. "vgg16".
+            strategy: "transfer" or "scratch".
+            network: True if the first run's trained network is needed too. It is not kept in Git,
+                so where it is missing the run is repeated.
+        """
+        folders: list[Path] = []
+        for seed in self.seeds:
+            config = RunConfig(
+                self.name, backbone, self.labels, strategy, seed=seed, **self.settings
+            )
+            folder = study.run(config)
+            if network and not folders and not (folder / "model.keras").exists():
+                folder = study.run(config, force=True)
+            folders.append(folder)
+        return [folder.name for folder in folders]
+
+
+def choose(dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **settings) -> Study:
+    """Return the study a notebook asks for, or the one the environment asks for instead.
+
+    FRUITVEG_DATASET and FRUITVEG_LABELS override the photographs: the settings given here are
+    then replaced by those of that dataset's profile. FRUITVEG_SEEDS (e.g. "0 1 2"),
+    FRUITVEG_SIZE, FRUITVEG_VIEWS, FRUITVEG_PROBE_EPOCHS and FRUITVEG_FINETUNE_EPOCHS override the
+    rest. Weights are "any" unless given: random ones, said so, where no others can be had.
+
+    Args:
+        dataset: see `datasets.load`.
+        labels: "coarse" or "fine", for grocery only.
+        seeds: one run for each.
+        settings: further fields of `RunConfig`.
+    """
+    name = os.environ.get("FRUITVEG_DATASET") or dataset
+    labels = os.environ.get("FRUITVEG_LABELS") or labels
+    settings = {"weights": "any"} | (settings if name == dataset else PROFILES.get(name, {}))
+    for field in NUMBERS:
+        if value := os.environ.get(f"FRUITVEG_{field.upper()}"):
+            settings[field] = int(value)
+    if value := os.environ.get("FRUITVEG_SEEDS"):
+        seeds = [int(seed) for seed in value.split()]
+    return Study(name, labels, settings, tuple(seeds))
+
+
+def say(text: str) -> None:
+    """Show Markdown whose numbers come from variables."""
+    display(Markdown(text))
+
+
+def show(figure: Figure, name: str) -> None:
+    """Save a figure under `figures/` and show it."""
+    display(Image(filename=plots.save_figure(figure, name)))
+
+
+def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
+    """Show a table that reads well on screen, in Git and on paper."""
+    display(Markdown(frame.to_markdown(index=index, floatfmt=f".{digits}f")))
