@@ -8,7 +8,6 @@ from scipy import stats
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
-    f1_score,
     log_loss,
     precision_recall_fscore_support,
     top_k_accuracy_score,
@@ -96,15 +95,26 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     return pairs.sort_values("photographs", ascending=False, kind="stable", ignore_index=True)
 
 
+def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the share of right answers."""
+    return float((labels == predicted).mean())
+
+
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return F1 averaged over the classes that occur, all counting the same."""
-    return f1_score(labels, predicted, average="macro", zero_division=0)
+    """Return F1 averaged over the classes that occur, all counting the same.
+
+    The same as scikit-learn's, a hundred times faster: a bootstrap asks for it thousands of times.
+    """
+    classes = 1 + max(labels.max(), predicted.max())
+    right = np.bincount(labels[labels == predicted], minlength=classes)
+    either = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
+    return float((2 * right[either > 0] / either[either > 0]).mean())
 
 
 def interval(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    score: Callable[[np.ndarray, np.ndarray], float] = accuracy_score,
+    score: Callable[[np.ndarray, np.ndarray], float] = accuracy,
     resamples: int = 1000,
 ) -> tuple[float, float]:
     """Return a 95 % bootstrap interval of a score over the test photographs.

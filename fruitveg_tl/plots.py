@@ -111,7 +111,7 @@ def pictures(
         columns: how many beside each other.
         scale: size of the titles.
     """
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     figure, axes = _figure(rows * (WIDTH / columns + 0.3), rows, columns)
     for axis in axes.flat:
         axis.set_axis_off()

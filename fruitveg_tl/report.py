@@ -7,6 +7,7 @@ nor TeX has to be installed.
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,7 @@ def execute(source: Path, target: Path) -> None:
     )
     try:
         with _quiet_kernel():
-            client.execute()
+            client.execute(stderr=subprocess.DEVNULL)  # what a cell prints there is kept
     except CellExecutionError as error:
         last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
         raise InputError(f"{source}: a cell failed: {last}") from None
@@ -122,11 +123,7 @@ def _markdown(notebook: Path, folder: Path) -> str:
 def _start_up(output: nbformat.NotebookNode) -> bool:
     """Tell what libraries say on loading and downloading from real messages."""
     lines = output.get("text", "").split("\n")
-    noise = (
-        "WARNING: All log messages before absl::InitializeLog()",
-        "I0000 ",
-        "Downloading data ",
-    )
+    noise = ("WARNING: All log messages before absl", "I0000 ", "Downloading data from ")
     return output.output_type == "stream" and all(
         line.startswith(noise) for line in lines if line.strip()
     )

@@ -25,7 +25,9 @@ from fruitveg_tl.storage import sha256_json
 from fruitveg_tl.training import Batches, fit_resumable, interpolate, predict
 
 EVALUATION_BATCH = 64
-SETTLE_EVERY = 8  # of the training photographs: enough for the statistics of random weights
+# Every so many of the training photographs, and of a small set this many, give random weights
+# their statistics.
+SETTLE_EVERY, SETTLE_LEAST = 8, 32
 
 
 @dataclass
@@ -93,7 +95,8 @@ def run(
         pixels = dataset.pixels(config.size)
     runtime.make_deterministic(config.seed)
     if source.source == weights.RANDOM:
-        some = pixels[dataset.rows("train")[::SETTLE_EVERY]]
+        train = dataset.rows("train")
+        some = pixels[train[:: min(SETTLE_EVERY, 1 + len(train) // SETTLE_LEAST)]]
         source = replace(source, values=weights.settle(backbone, source.values, some))
     network = backbones.build_network(
         backbone, len(dataset.classes), config.size, source.values, frozen=not scratch

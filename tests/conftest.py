@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from fruitveg_tl import config, study
 from fruitveg_tl.config import RunConfig
+
+# A busy machine is no defect: no test fails on a time.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 CLASSES = ("apple", "banana", "cherry")
 COUNTS = {"train": 8, "validation": 3, "test": 4}

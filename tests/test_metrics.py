@@ -2,8 +2,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
 
-from fruitveg_tl.metrics import confusion, evaluate, per_class
+from fruitveg_tl.metrics import (
+    accuracy,
+    confused_pairs,
+    confusion,
+    evaluate,
+    interval,
+    macro_f1,
+    per_class,
+)
 
 
 @st.composite
@@ -73,3 +82,37 @@ def test_a_certain_wrong_answer_has_finite_loss():
 def test_what_does_not_match_is_refused(labels, probabilities):
     with pytest.raises(ValueError):
         evaluate(np.array(labels, int), np.array(probabilities))
+
+
+def test_confused_pairs_come_most_frequent_first():
+    counts = np.array([[5, 0, 1], [3, 1, 0], [0, 0, 4]])
+    pairs = confused_pairs(counts, ["a", "b", "c"])
+    assert pairs[["true", "answer", "photographs"]].to_numpy().tolist() == [
+        ["b", "a", 3],
+        ["a", "c", 1],
+    ]
+    assert pairs["share"].tolist() == [3 / 4, 1 / 6]
+
+
+def test_interval_holds_the_score_and_narrows_with_more_photographs():
+    rng = np.random.default_rng(0)
+    widths = []
+    for n in (50, 800):
+        labels = rng.integers(0, 3, n)
+        right = rng.random(n) < 0.8
+        answers = np.eye(3)[np.where(right, labels, (labels + 1) % 3)]
+        low, high = interval(labels, answers)
+        assert low < right.mean() < high
+        assert (low, high) == interval(labels, answers)
+        widths.append(high - low)
+    # Binomial: ± 1.96 √(0.8 · 0.2 / n).
+    assert widths[1] == pytest.approx(2 * 1.96 * np.sqrt(0.16 / 800), rel=0.15)
+    assert widths[0] > 2 * widths[1]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 9))
+def test_fast_scores_are_those_of_scikit_learn(seed, n, classes):
+    labels, predicted = np.random.default_rng(seed).integers(0, classes, (2, n))
+    expected = f1_score(labels, predicted, average="macro", zero_division=0)
+    assert macro_f1(labels, predicted) == pytest.approx(expected)
+    assert accuracy(labels, predicted) == accuracy_score(labels, predicted)

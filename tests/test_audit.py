@@ -1,0 +1,67 @@
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from fruitveg_tl import audit
+from fruitveg_tl.datasets import load
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture with large shapes, as perceptual hashes expect."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
+
+
+def write(root, pictures):
+    for name, picture in pictures.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(file)
+    return load(str(root))
+
+
+def test_exact_and_near_duplicates_are_found_and_nothing_else(tmp_path, home):
+    plain = {
+        f"{split}/{name}/{i}.png": scene(1000 * s + 100 * n + i)
+        for s, split in enumerate(("train", "val", "test"))
+        for n, name in enumerate(("kiwi", "pear"))
+        for i in range(4)
+    }
+    again = plain["train/kiwi/0.png"]
+    brighter = plain["train/pear/1.png"].resize((80, 80)).point(lambda v: min(255, v + 12))
+    extra = {"test/kiwi/copy.png": again, "test/pear/near.png": brighter}
+    dataset = write(tmp_path / "set", plain | extra)
+    pairs = audit.duplicates(dataset, dataset.pixels(64))
+    paths = dataset.index["path"]
+    found = [({paths[pair.first], paths[pair.second]}, pair.exact) for pair in pairs.itertuples()]
+    assert found == [
+        ({"train/kiwi/0.png", "test/kiwi/copy.png"}, True),
+        ({"train/pear/1.png", "test/pear/near.png"}, False),
+    ]
+    assert pairs["same_label"].all()
+    leaked = paths[audit.leaked(pairs)]
+    assert set(leaked) == {"test/kiwi/copy.png", "test/pear/near.png"}
+
+
+def test_pairs_within_a_split_are_no_leak():
+    pairs = pd.DataFrame(
+        {
+            "first": [0, 5, 2],
+            "second": [1, 6, 7],
+            "first_split": ["train", "test", "test"],
+            "second_split": ["train", "test", "val"],
+        }
+    )
+    assert audit.leaked(pairs).tolist() == [2]
+
+
+def test_quality_orders_photographs_as_the_eye_does():
+    sharp = np.asarray(scene(3).resize((64, 64)))
+    noise = np.random.default_rng(0).integers(-20, 20, sharp.shape)
+    sharp = np.clip(sharp.astype(int) + noise, 0, 255).astype(np.uint8)
+    blurred = np.asarray(Image.fromarray(sharp).resize((8, 8)).resize((64, 64)))
+    dark, grey = sharp // 4, np.full_like(sharp, 128)
+    found = audit.quality(np.stack([sharp, blurred, dark, grey]))
+    assert found["sharpness"][1] < found["sharpness"][0]
+    assert found["brightness"][2] < found["brightness"][0]
+    assert found.loc[3, ["contrast", "saturation", "sharpness"]].abs().max() < 1e-3
