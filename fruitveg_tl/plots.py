@@ -36,22 +36,23 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def contact_sheet(pixels: np.ndarray, labels: Sequence[str], columns: int = 6) -> Figure:
+def contact_sheet(
+    pixels: np.ndarray, labels: Sequence[str], columns: int = 6, blocks: int = 2
+) -> Figure:
     """Show the first photographs of every class, a class per block.
 
     Args:
         pixels: uint8 (n, size, size, 3).
         labels: class name of each photograph.
         columns: photographs shown of each class.
-
-    Returns:
-        a figure with two classes beside each other.
+        blocks: classes beside each other.
     """
     names = np.asarray(labels)
     classes = sorted(set(names))
-    rows = -(-len(classes) // 2)
-    figure = Figure(figsize=(2 * columns * 0.62 + 0.3, rows * 0.82), layout="constrained")
-    axes = figure.subplots(rows, 2, squeeze=False)
+    rows = -(-len(classes) // blocks)
+    width = blocks * columns * 0.62 + 0.3
+    figure = Figure(figsize=(width, rows * 0.82), layout="constrained")
+    axes = figure.subplots(rows, blocks, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, name in zip(axes.T.flat, classes, strict=False):
@@ -189,7 +190,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         counts: from `metrics.confusion`.
         classes: names of rows and columns.
     """
-    side = max(4.0, min(9.5, 0.27 * len(classes) + 1.2))
+    side = max(4.0, min(7.0, 0.25 * len(classes) + 1.2))
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -197,9 +198,9 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         shares, ax=axis, cmap="Greys", vmin=0, vmax=1, square=True, linewidths=0.3,
         linecolor="0.9", cbar=False, xticklabels=classes, yticklabels=classes,
         annot=np.where(counts > 0, counts.astype(str), ""), fmt="",
-        annot_kws={"fontsize": max(4, 9 - len(classes) / 8)},
+        annot_kws={"fontsize": max(4, 9 - len(classes) / 7)},
     )  # fmt: skip
-    axis.tick_params(labelsize=max(6, 9 - len(classes) / 12))
+    axis.tick_params(labelsize=max(6, 9 - len(classes) / 11))
     axis.set(xlabel="answer", ylabel="true class")
     return figure
 
@@ -261,6 +262,8 @@ def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
             marker, colour = MARKERS[row % len(MARKERS)], COLOURS[row % len(COLOURS)]
             axis.plot(entry[column], entry["accuracy"], marker, color=colour, label=entry["name"])
         axis.set(xlabel=label, xscale="log")
+        axis.set_xticks(table[column], [f"{value:.3g}" for value in table[column]], fontsize=8)
+        axis.minorticks_off()
         axis.margins(0.25)
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy")

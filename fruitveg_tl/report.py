@@ -97,7 +97,7 @@ def export(notebooks: Sequence[Path], folder: Path) -> tuple[Path, Path]:
         )
     body = pypandoc.convert_text(chapters, "typst", format=MARKDOWN, extra_args=extra)
     preamble = (ASSETS / "report.typ").read_text()
-    preamble = preamble.replace("TITLE", TITLE).replace("SUBTITLE", subtitle)
+    preamble = preamble.replace("«title»", TITLE).replace("«subtitle»", subtitle)
     source = folder / "report.typ"
     source.write_text(preamble + body)
     with atomic_path(pdf) as temporary:

@@ -32,16 +32,20 @@ def save_photograph(path: Path, colour: int, seed: int, size=(48, 40)) -> Path:
     return path
 
 
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    """A dataset of three classes in train/validation/test folders."""
-    root = tmp_path / "photographs"
+def write_photographs(root: Path) -> Path:
+    """Write a dataset of three classes in train/validation/test folders."""
     for split, count in COUNTS.items():
         for colour, name in enumerate(CLASSES):
             for i in range(count):
                 seed = i + 100 * len(split)
                 save_photograph(root / split / name / f"{i}.jpg", colour, seed)
     return root
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A dataset of three classes in train/validation/test folders."""
+    return write_photographs(tmp_path / "photographs")
 
 
 @pytest.fixture

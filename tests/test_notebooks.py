@@ -4,10 +4,17 @@ import ast
 import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
 
 import nbformat
 import pytest
-from conftest import CLASSES, PROJECT, command
+from conftest import CLASSES, PROJECT, command, process_environment, write_photographs
+from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
 from fruitveg_tl import notebook as shared
@@ -69,7 +76,7 @@ def test_model_notebooks_differ_in_their_backbone_alone():
     sources = [
         [names.sub("X", cell.source) for cell in nbformat.read(file, 4).cells] for file in MODELS
     ]
-    different = {i for texts in zip(*sources, strict=True) for i in [texts] if len(set(texts)) > 1}
+    different = [texts for texts in zip(*sources, strict=True) if len(set(texts)) > 1]
     # What the backbone is, and the study's settings.
     assert len(different) == 2
 
@@ -92,36 +99,99 @@ def test_numbers_are_those_of_the_results_files(file, monkeypatch):
     assert compared >= 8
 
 
-def test_all_five_run_on_any_photographs(photographs, tmp_path):
-    home = tmp_path / "home"
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """A project folder with the notebooks, and an environment that makes them small."""
+    folder = tmp_path_factory.mktemp("miniature")
+    home = folder / "home"
     shutil.copytree(PROJECT / "notebooks", home / "notebooks")
+    numbers = {"SIZE": 32, "SEEDS": 0, "VIEWS": 1, "PROBE_EPOCHS": 2, "FINETUNE_EPOCHS": 1}
+    environment = {f"FRUITVEG_{name}": str(value) for name, value in numbers.items()}
+    environment["FRUITVEG_DATASET"] = str(write_photographs(folder / "photographs"))
     closed = "http://127.0.0.1:9"  # where there is a network, no weights are downloaded
-    done = command(
-        "report",
-        home=home,
-        FRUITVEG_DATASET=str(photographs),
-        FRUITVEG_SIZE="32",
-        FRUITVEG_SEEDS="0",
-        FRUITVEG_VIEWS="1",
-        FRUITVEG_PROBE_EPOCHS="2",
-        FRUITVEG_FINETUNE_EPOCHS="1",
-        https_proxy=closed,
-        http_proxy=closed,
-        PATH=os.environ["PATH"],
-    )
+    return home, environment | {
+        "https_proxy": closed,
+        "http_proxy": closed,
+        "no_proxy": "127.0.0.1",
+    }
+
+
+def test_all_five_run_on_any_photographs(miniature):
+    home, environment = miniature
+    done = command("report", home=home, **environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-2:] == [
-        str(home / "report" / "report.pdf"),
-        str(home / "report" / "report.html"),
-    ]
-    pages = PdfReader(home / "report" / "report.pdf").pages
+    pdf, html = home / "report" / "report.pdf", home / "report" / "report.html"
+    assert done.stdout.splitlines()[-2:] == [str(pdf), str(html)]
+    pages = PdfReader(pdf).pages
     text = "\n".join(page.extract_text() for page in pages)
-    for chapter in CHAPTERS:
-        assert chapter in text
-    for section in ("Class balance", "Confusion matrix", "Where the network looked", "Findings"):
-        assert section in text
+    sections = ("Class balance", "Confusion matrix", "Where the network looked", "Findings")
+    for heading in (*CHAPTERS, *sections, *CLASSES):
+        assert heading in text
     assert "random initialisation, not transfer" in re.sub(r"\s+", " ", text)
-    assert all(name in text for name in CLASSES)
     figures = sorted(path.name for path in (home / "figures" / "photographs").iterdir())
     assert len(figures) >= 20 and "vgg16-confusion.png" in figures
     assert sum(len(page.images) for page in pages) >= len(figures)
+
+
+def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path):
+    """Open it in a browser, choose Run All, wait for the last cell."""
+    chromium = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no Chromium here; «apt-get install chromium», or set CHROMIUM_PATH")
+    home, environment = miniature
+    file = home / "notebooks" / "05_comparison.ipynb"
+    with jupyterlab(home, environment) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(f"{address}/lab/tree/{file.name}?token=test", timeout=60_000)
+        page.wait_for_selector("text=Python 3", timeout=120_000)  # the kernel has been found
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        for _ in range(120):
+            page.wait_for_timeout(2000)
+            page.keyboard.press("Control+s")
+            cells = code_cells(file)
+            outputs = [output for cell in cells for output in cell.outputs]
+            failed = [output for output in outputs if output.output_type == "error"]
+            if failed or (all(cell.execution_count for cell in cells) and cells[-1].outputs):
+                break
+        page.screenshot(path=os.environ.get("JUPYTERLAB_SCREENSHOT", tmp_path / "lab.png"))
+        browser.close()
+    assert not failed
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert "photographs" in str(outputs)
+
+
+@contextmanager
+def jupyterlab(home, environment):
+    """Serve JupyterLab below `home`; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "ServerApp.port": port,
+        "ServerApp.open_browser": False,
+        "ServerApp.root_dir": home / "notebooks",
+        "ServerApp.allow_root": True,
+        "IdentityProvider.token": "test",
+        "LabApp.news_url": None,
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *(f"--{k}={v}" for k, v in options.items())],
+        env=process_environment(home, **environment),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api?token=test")
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
