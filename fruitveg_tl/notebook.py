@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from fruitveg_tl import datasets, plots, study
 from fruitveg_tl.config import PROFILES, RunConfig
+from fruitveg_tl.weights import RANDOM
 
 NUMBERS = ("size", "views", "probe_epochs", "finetune_epochs")
 
@@ -67,7 +68,7 @@ def choose(dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **
     """Return the study a notebook asks for, or the one the environment asks for instead.
 
     FRUITVEG_DATASET and FRUITVEG_LABELS override the photographs: the settings given here are
-    then replaced by those of that dataset's profile. FRUITVEG_SEEDS (e.g. "0 1 2"),
+    then replaced by those of that dataset's profile, with one seed. FRUITVEG_SEEDS (e.g. "0 1 2"),
     FRUITVEG_SIZE, FRUITVEG_VIEWS, FRUITVEG_PROBE_EPOCHS and FRUITVEG_FINETUNE_EPOCHS override the
     rest. Weights are "any" unless given: random ones, said so, where no others can be had.
 
@@ -79,7 +80,9 @@ def choose(dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **
     """
     name = os.environ.get("FRUITVEG_DATASET") or dataset
     labels = os.environ.get("FRUITVEG_LABELS") or labels
-    settings = {"weights": "any"} | (settings if name == dataset else PROFILES.get(name, {}))
+    if name != dataset:
+        settings, seeds = PROFILES.get(name, {}), (0,)
+    settings = {"weights": "any"} | settings
     for field in NUMBERS:
         if value := os.environ.get(f"FRUITVEG_{field.upper()}"):
             settings[field] = int(value)
@@ -93,8 +96,16 @@ def say(text: str) -> None:
     display(Markdown(text))
 
 
-def show(figure: Figure, name: str) -> None:
-    """Save a figure under `figures/` and show it."""
+def show(figure: Figure, name: str, weights: str = "") -> None:
+    """Save a figure under `figures/` and show it.
+
+    Args:
+        figure: from `plots`.
+        name: of the file, without ending.
+        weights: what the network shown started from; random weights are named on the figure.
+    """
+    if weights == RANDOM:
+        figure.suptitle(RANDOM, fontsize=8)
     display(Image(filename=plots.save_figure(figure, name)))
 
 

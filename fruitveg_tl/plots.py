@@ -4,6 +4,7 @@ Every figure is readable in grey print: lines differ in style, points in shape, 
 run from light to dark.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,10 @@ def save_figure(figure: Figure, name: str) -> Path:
 def _figure(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _wrapped(names: Sequence[str]) -> list[str]:
+    return [textwrap.fill(name, 34) for name in names]
 
 
 def contact_sheet(
@@ -113,7 +118,8 @@ def pictures(
         scale: size of the titles.
     """
     rows = max(1, -(-len(images) // columns))
-    figure, axes = _figure(rows * (WIDTH / columns + 0.3), rows, columns)
+    figure, axes = _figure(rows * (WIDTH / columns + 0.2), rows, columns)
+    figure.get_layout_engine().set(h_pad=0.01, w_pad=0.01, hspace=0, wspace=0)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
@@ -212,13 +218,13 @@ def scores(found: pd.DataFrame) -> Figure:
         found: one row per network and score: name, score, value, low, high.
     """
     names, kinds = found["name"].unique(), found["score"].unique()
-    figure, axes = _figure(0.28 * len(names) + 1, 1, len(kinds), sharey=True)
+    figure, axes = _figure(0.38 * len(names) + 1, 1, len(kinds), sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
         part = found[found["score"] == kind]
         for row, (_, entry) in enumerate(part.iterrows()):
             axis.plot([entry["low"], entry["high"]], [row, row], color="0.3")
             axis.plot(entry["value"], row, MARKERS[row % len(MARKERS)], color=COLOURS[0])
-        axis.set(xlabel=kind, yticks=range(len(part)), yticklabels=part["name"])
+        axis.set(xlabel=kind, yticks=range(len(part)), yticklabels=_wrapped(part["name"]))
         axis.tick_params(labelsize=8)
         axis.grid(axis="x", color="0.9")
     axes[0, 0].invert_yaxis()
@@ -237,7 +243,7 @@ def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axes = _figure(0.18 * len(frame) + 1)
     axis = axes[0, 0]
     for name, colour, marker in zip(frame, COLOURS, MARKERS, strict=False):
-        axis.plot(frame[name], frame.index, marker, color=colour, label=name, alpha=0.9)
+        axis.plot(frame[name], frame.index, marker, color=colour, label=_wrapped([name])[0])
     axis.set(xlabel="F1", xlim=(-0.03, 1.03))
     axis.tick_params(labelsize=8)
     axis.margins(y=0.02)
@@ -268,6 +274,7 @@ def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy")
     handles, labels = axes.flat[0].get_legend_handles_labels()
+    labels = _wrapped(labels)
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     sns.despine(figure)
     return figure

@@ -27,6 +27,7 @@ from fruitveg_tl.backbones import BACKBONES
 from fruitveg_tl.datasets import Dataset
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.storage import atomic_path, write_json
+from fruitveg_tl.weights import RANDOM
 
 SCORES = {
     "Accuracy": "accuracy",
@@ -95,9 +96,9 @@ class Run:
         return self.provenance["weights"]["source"]
 
     @property
-    def last(self) -> str:
-        """The last stage: "fine-tuned" or "scratch"."""
-        return list(self.scores)[-1]
+    def label(self) -> str:
+        """The model's name, and loudly so if nothing was transferred to it."""
+        return f"{self.model}, {RANDOM}" if self.weights == RANDOM else self.model
 
     @property
     def classes(self) -> list[str]:

@@ -1,7 +1,9 @@
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from fruitveg_tl import plots
+from fruitveg_tl.backbones import BACKBONES, build_network
 
 
 def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, monkeypatch):
@@ -17,3 +19,39 @@ def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, m
     assert files[0] == files[1]
     with Image.open(tmp_path / "one.png") as image:
         assert image.width < 2000
+
+
+def test_confusion_matrix_names_rows_and_columns_and_writes_photographs():
+    axis = plots.confusion_matrix(np.array([[3, 0], [1, 2]]), ["kiwi", "pear"]).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["3", "", "1", "2"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["kiwi", "pear"]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("answer", "true class")
+
+
+def test_learning_curves_join_both_phases_and_mark_the_second():
+    stages = ["linear probe"] * 3 + ["fine-tuned"] * 2
+    columns = ("loss", "val_loss", "accuracy", "val_accuracy")
+    history = pd.DataFrame({"stage": stages} | dict.fromkeys(columns, range(5)))
+    axis = plots.learning_curves(history).axes[0]
+    training, validation, mark = axis.lines
+    assert training.get_xdata().tolist() == [1, 2, 3, 4, 5]
+    assert training.get_linestyle() != validation.get_linestyle()
+    assert mark.get_xdata() == [3.5, 3.5]
+    assert [text.get_text() for text in axis.texts] == ["linear probe", "fine-tuned"]
+
+
+def test_drawing_shows_what_is_trained():
+    network = build_network(BACKBONES["vgg16"], 3, 32)
+    axis = plots.frozen_and_trained(network).axes[0]
+    trained = [bar.get_facecolor()[:3] == plots.COLOURS[0] for bar in axis.patches]
+    assert trained == [False] * 10 + [True] * 4  # blocks 1 to 4; block 5 and the head
+
+
+def test_heat_darkens_what_did_not_count():
+    white = np.full((1, 2, 2, 3), 255, np.uint8)
+    shown = plots.heat(white, np.array([[[0.0, 1.0], [0.5, 1.0]]]))
+    assert shown[0, 0, 1].tolist() == [1, 1, 1] and shown[0, 0, 0, 0] < shown[0, 1, 0, 0] < 1
+
+
+def test_no_picture_is_no_error():
+    assert plots.pictures([], []).axes
