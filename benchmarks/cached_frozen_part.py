@@ -15,11 +15,11 @@ os.environ["FRUITVEG_HOME"] = tempfile.mkdtemp()  # before the package reads it
 
 import keras
 import numpy as np
+from record import save
 
 from fruitveg_tl import backbones, datasets, results, runtime, study, training
 from fruitveg_tl.augment import augmenter
 from fruitveg_tl.config import FINETUNED, PROBE, RunConfig
-from report import save
 
 CONFIG = RunConfig(
     "sample", "", weights="random", size=64, views=2, probe_epochs=8, finetune_epochs=8

@@ -10,7 +10,7 @@ from pathlib import Path
 
 os.environ["FRUITVEG_HOME"] = tempfile.mkdtemp()  # before the package reads it
 
-from report import save
+from record import save
 
 from fruitveg_tl import results, study
 from fruitveg_tl.config import RunConfig

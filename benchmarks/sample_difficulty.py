@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from report import save
+from record import save
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler

@@ -1,4 +1,4 @@
-"""The study's figures, all from stored test probabilities, all by scikit-learn."""
+"""The study's figures, all from stored test probabilities, by scikit-learn and SciPy."""
 
 from collections.abc import Callable, Sequence
 
