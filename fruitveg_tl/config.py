@@ -63,5 +63,5 @@ class RunConfig:
 # The sample set is for seeing everything work, anywhere: small photographs, few epochs, and random
 # weights, said so, where no others can be had.
 PROFILES = {
-    "sample": {"weights": "any", "size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 4}
+    "sample": {"weights": "any", "size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3}
 }
