@@ -15,8 +15,9 @@ import warnings
 # AVX512-VNNI, where it was still the faster choice for all three backbones.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Its retracing warning counts the first calls of different networks as calls of one function.
-logging.getLogger("tensorflow").setLevel(logging.ERROR)
+# Its retracing warning counts the first calls of different networks as calls of one function. (A
+# filter, because TensorFlow sets the level itself when it is imported in a notebook.)
+logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)
 # kagglehub asks for a widget that text progress bars do without.
 warnings.filterwarnings("ignore", message="IProgress not found")
 

@@ -1,6 +1,7 @@
 """The files around the package: what they promise about each other."""
 
 import importlib
+import logging
 import pkgutil
 import re
 import tomllib
@@ -46,3 +47,9 @@ def test_both_locks_differ_in_tensorflow_alone():
 def test_no_lock_names_a_host():
     for file in (PROJECT / "requirements").iterdir():
         assert "://" not in file.read_text()
+
+
+def test_tensorflow_warnings_stay_silent_and_errors_do_not():
+    logger = logging.getLogger("tensorflow")
+    assert not logger.filter(logging.makeLogRecord({"levelno": logging.WARNING}))
+    assert logger.filter(logging.makeLogRecord({"levelno": logging.ERROR}))
