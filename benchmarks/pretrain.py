@@ -1,7 +1,8 @@
 """Pre-train a backbone on Tiny ImageNet, for machines that no weight server can be reached from.
 
-The pupil learns from the labels and, on the same augmented views, from the 1000 class
-probabilities of an ImageNet network (consistent teaching, Beyer et al. 2022). It is an unchanged
+The pupil learns from the labels and from an ImageNet network: its pooled features and the 1000
+class probabilities that follow from them, on the same augmented views (consistent teaching, Beyer
+et al. 2022) or, where computing is dear, once for each photograph (`--fixed`). It is an unchanged
 `keras.applications` architecture, so its weights load wherever Keras' own do.
 
     KERAS_BACKEND=jax python benchmarks/pretrain.py resnet50 \
@@ -10,8 +11,9 @@ probabilities of an ImageNet network (consistent teaching, Beyer et al. 2022). I
         --state /tmp/resnet50 --epochs 90 --minutes 9
 
 goes on from the last checkpoint below `--state` until the epochs or the minutes are over; give the
-same command again until it says that it is done. On a processor `KERAS_BACKEND=tensorflow`,
-`--batch 64` and few epochs are the choice; `--limit 200` is a rehearsal.
+same command again until it says that it is done. On a processor PyTorch trains two to three times
+as fast as TensorFlow: `KERAS_BACKEND=torch`, `--fixed --mixup 0 --batch 128 --sides 32 32 48` and
+few epochs. `--limit 200` is a rehearsal.
 """
 
 import argparse
@@ -33,10 +35,10 @@ from fruitveg_tl.storage import atomic_path, sha256_file, write_json
 SIDE = 64  # pixels of a Tiny ImageNet photograph
 TEACHER_SIDE = 128  # below, MobileNetV2 recognises little
 HELD_OUT = 50  # every 50th photograph: 2 %
-# Progressive resolution (Touvron et al. 2019): share of the epochs, side of the pupil's input.
-STAGES = ((0.3, 48), (0.9, 64), (1.0, 96))
+# Progressive resolution (Touvron et al. 2019): the pupil's input for each tenth of the rounds.
+SIDES = (48, 48, 48, 64, 64, 64, 64, 64, 64, 96)
+ROUNDS = 4  # an epoch's parts; each ends with a checkpoint
 RATES = {"vgg16": 5e-4, "resnet50": 2e-3, "mobilenetv2": 2e-3}  # at a batch of 512
-MIXUP = 0.2
 
 
 def photographs(folder: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -61,49 +63,80 @@ def photographs(folder: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.load(cache, mmap_mode="r"), np.concatenate([part["labels"] for part in files])
 
 
-class Pupil(keras.Model):
-    """A backbone with two heads, one for the labels and one that imitates the teacher.
+def teach(trunk: keras.Model, pixels: np.ndarray, cache: Path) -> np.ndarray:
+    """Return the teacher's pooled features of all photographs, (n, 1280), float16."""
+    if not cache.exists():
+        with atomic_path(cache) as temporary:
+            shape = (len(pixels), trunk.output_shape[-1])
+            array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+            for start in range(0, len(pixels), 128):
+                part = keras.ops.cast(pixels[start : start + 128], "float32")
+                array[start : start + 128] = keras.ops.convert_to_numpy(see(trunk, part))
+            array.flush()
+    return np.load(cache, mmap_mode="r")
 
-    Maps raw RGB (n, 64, 64, 3) to the logits of the labels; while training, to all that
+
+def see(trunk: keras.Model, pixels):
+    """Return the teacher's pooled features of raw RGB, without a gradient."""
+    shown = keras.ops.image.resize(pixels, (TEACHER_SIDE, TEACHER_SIDE))
+    shown = keras.applications.mobilenet_v2.preprocess_input(shown)
+    return keras.ops.stop_gradient(trunk(shown, training=False))
+
+
+class Pupil(keras.Model):
+    """A backbone with two heads, one for the labels and one that imitates the teacher's features.
+
+    Maps raw RGB (n, 64, 64, 3), for training with the teacher's features of the same photographs
+    unless they are to be computed, to the logits of the labels; while training, to all that
     `compute_loss` needs.
     """
 
-    def __init__(self, backbone: backbones.Backbone, teacher: keras.Model, classes: int, seed: int):
+    def __init__(self, backbone, trunk: keras.Model, top: keras.Model, classes, seed, mixup):
         super().__init__()
         self.backbone = backbone
         self.body = backbone.constructor(weights=None, include_top=False)
-        if backbone.key == "vgg16":
-            # Without batch norm Glorot's kernels let the signal fade (He et al. 2015).
-            for number, layer in enumerate(self.body.layers):
-                if isinstance(layer, keras.layers.Conv2D):
-                    layer.kernel.assign(keras.initializers.HeNormal(number)(layer.kernel.shape))
+        for number, layer in enumerate(self.body.layers):
+            if backbone.key == "vgg16" and isinstance(layer, keras.layers.Conv2D):
+                # Without batch norm Glorot's kernels let the signal fade (He et al. 2015).
+                layer.kernel.assign(keras.initializers.HeNormal(number)(layer.kernel.shape))
+            if backbone.key == "resnet50" and layer.name.endswith("_3_bn"):
+                # Every block starts as the identity (Goyal et al. 2017).
+                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
         self.pool = keras.layers.GlobalAveragePooling2D()
         self.labels = keras.layers.Dense(classes, dtype="float32")
-        self.taught = keras.layers.Dense(1000, dtype="float32")
-        self.teacher = teacher
+        self.imitated = keras.layers.Dense(trunk.output_shape[-1], dtype="float32")
+        self.trunk, self.top = trunk, top
         self.augment = augmenter(seed)
         # Keras declares these layers unfit for compiling on account of TensorFlow's XLA alone.
         for layer in self.augment.layers:
             layer.supports_jit = keras.backend.backend() == "jax"
         self.random = keras.random.SeedGenerator(seed)
+        self.mixup = mixup
         self.side = SIDE
 
-    def call(self, pixels, training=False):
+    def call(self, inputs, training=False):
         """See the class."""
+        pixels, *known = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
         pixels = keras.ops.cast(pixels, "float32")
         if not training:
             return self.labels(self.features(pixels, training=False))
+        if known:  # small photographs are augmented sooner
+            pixels = keras.ops.image.resize(pixels, (self.side, self.side))
         pixels = self.augment(pixels, training=True)
-        share = keras.random.beta((), MIXUP, MIXUP, seed=self.random)
-        pixels = share * pixels + (1 - share) * pixels[::-1]
+        share = 1.0
+        if self.mixup:
+            share = keras.random.beta((), self.mixup, self.mixup, seed=self.random)
+        pixels = blend(share, pixels)
+        if known:
+            seen = blend(share, keras.ops.cast(known[0], "float32"))
+        else:
+            seen = see(self.trunk, pixels)
         features = self.features(pixels, training=True)
-        shown = keras.ops.image.resize(pixels, (TEACHER_SIDE, TEACHER_SIDE))
-        answer = self.teacher(keras.applications.mobilenet_v2.preprocess_input(shown))
         return {
             "labels": self.labels(features),
-            "taught": self.taught(features),
-            "teacher": keras.ops.stop_gradient(answer),
-            "share": keras.ops.broadcast_to(share, (keras.ops.shape(pixels)[0],)),
+            "imitated": self.imitated(features),
+            "seen": keras.ops.cast(seen, "float32"),
+            "share": share * keras.ops.ones((keras.ops.shape(pixels)[0],)),
         }
 
     def features(self, pixels, training: bool):
@@ -112,17 +145,21 @@ class Pupil(keras.Model):
         return self.pool(self.body(self.backbone.preprocess_input(pixels), training=training))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Mean of the mixed label loss and the cross-entropy with the teacher's answer."""
+        """Mean of label loss, cross-entropy with the teacher's answers, and distance from it."""
         loss = keras.losses.sparse_categorical_crossentropy
         if not training:
             return keras.ops.mean(loss(y, y_pred, from_logits=True))
-        logits, share = y_pred["labels"], y_pred["share"]
-        mixed = share * loss(y, logits, from_logits=True)
-        mixed = mixed + (1 - share) * loss(y[::-1], logits, from_logits=True)
-        taught = keras.losses.categorical_crossentropy(
-            y_pred["teacher"], y_pred["taught"], from_logits=True
-        )
-        return keras.ops.mean(mixed + taught) / 2
+        share, imitated, seen = y_pred["share"], y_pred["imitated"], y_pred["seen"]
+        mixed = share * loss(y, y_pred["labels"], from_logits=True)
+        mixed = mixed + (1 - share) * loss(keras.ops.flip(y, 0), y_pred["labels"], from_logits=True)
+        taught = keras.losses.categorical_crossentropy(self.top(seen), self.top(imitated))
+        distance = 1 + keras.losses.cosine_similarity(seen, imitated)
+        return keras.ops.mean((mixed + taught) / 2 + distance)
+
+
+def blend(share, values):
+    """Return mixup's blend of a batch with itself in reverse order (Zhang et al. 2018)."""
+    return share * values + (1 - share) * keras.ops.flip(values, 0)
 
 
 def build(options: argparse.Namespace, classes: int, steps: int) -> Pupil:
@@ -134,7 +171,9 @@ def build(options: argparse.Namespace, classes: int, steps: int) -> Pupil:
             weights=options.teacher, input_shape=(TEACHER_SIDE, TEACHER_SIDE, 3)
         )
         teacher.trainable = False
-        pupil = Pupil(backbone, teacher, classes, options.seed)
+        pooled, answers = teacher.layers[-2].output, teacher.layers[-1]
+        trunk, top = keras.Model(teacher.input, pooled), keras.Sequential([answers])
+        pupil = Pupil(backbone, trunk, top, classes, options.seed, options.mixup)
     rate = RATES[backbone.key] * (options.batch / 512) ** 0.5
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=rate, warmup_steps=steps // 20, alpha=0.001
@@ -146,14 +185,10 @@ def build(options: argparse.Namespace, classes: int, steps: int) -> Pupil:
         # XLA gains on a graphics card; on a processor it lacks oneDNN's convolutions.
         jit_compile=keras.backend.backend() == "jax",
     )
-    pupil(np.zeros((2, SIDE, SIDE, 3), np.uint8), training=True)
+    example = np.zeros((2, SIDE, SIDE, 3), np.uint8)
+    pupil((example, np.zeros((2, *trunk.output_shape[1:]), np.float32)), training=True)
     pupil.optimizer.build(pupil.trainable_variables)
     return pupil
-
-
-def side_of(epoch: int, epochs: int) -> int:
-    """Return the pupil's input side in an epoch."""
-    return next(side for share, side in STAGES if epoch < share * epochs)
 
 
 def accuracy(pupil: Pupil, pixels: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> float:
@@ -184,9 +219,10 @@ def finish(pupil: Pupil, options: argparse.Namespace, history: list, measure) ->
         "backbone": pupil.backbone.name,
         "photographs": "Tiny ImageNet, 202 classes, 64 x 64 pixels",
         "teacher": {"file": options.teacher.name, "sha256": sha256_file(options.teacher)},
-        "epochs": len(history),
-        "batch": options.batch,
-        "seed": options.seed,
+        "recipe": {
+            name: getattr(options, name)
+            for name in ("epochs", "batch", "sides", "mixup", "fixed", "seed")
+        },
         "seconds": sum(record["seconds"] for record in history),
         "held_out_accuracy": history[-1]["accuracy"],
         "held_out_accuracy_rounded": measure(),
@@ -197,8 +233,8 @@ def finish(pupil: Pupil, options: argparse.Namespace, history: list, measure) ->
     print(json.dumps(card, indent=1))
 
 
-def main() -> None:
-    """Train until the time or the epochs are over; at the end store the rounded backbone."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -209,34 +245,48 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
+    parser.add_argument("--mixup", type=float, default=0.2)
+    parser.add_argument("--fixed", action="store_true", help="ask the teacher only once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use this many photographs only")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train until the time or the epochs are over; at the end store the rounded backbone."""
+    options = arguments()
     end = time.monotonic() + 60 * options.minutes
 
     pixels, labels = photographs(options.photographs, options.state.parent / "tiny-imagenet.npy")
     rows = np.random.default_rng(options.seed).permutation(len(labels))[: options.limit]
     held_out, train = rows[::HELD_OUT], np.delete(rows, np.s_[::HELD_OUT])
-    batches = len(train) // options.batch
-    pupil = build(options, int(labels.max()) + 1, options.epochs * batches)
+    steps, rounds = len(train) // options.batch // ROUNDS, options.epochs * ROUNDS
+    pupil = build(options, int(labels.max()) + 1, rounds * steps)
+    known = options.fixed and teach(pupil.trunk, pixels, options.state.parent / "teacher.npy")
+
+    def batches(number: int):
+        epoch, part = divmod(number, ROUNDS)
+        order = np.random.default_rng([options.seed, epoch]).permutation(train)
+        for chosen in order[: ROUNDS * steps * options.batch].reshape(ROUNDS, steps, -1)[part]:
+            x = (pixels[chosen], known[chosen]) if options.fixed else pixels[chosen]
+            yield x, labels[chosen].astype(np.int32)
 
     checkpoint = options.state / "checkpoint"
     history = []
     if checkpoint.exists():
         history = json.loads((checkpoint / "history.json").read_text())
         pupil.load_weights(checkpoint / "pupil.weights.h5")
-    while len(history) < options.epochs and time.monotonic() < end:
-        epoch = len(history)
-        if pupil.side != side_of(epoch, options.epochs):
-            pupil.side = side_of(epoch, options.epochs)
+    while len(history) < rounds and time.monotonic() < end:
+        number = len(history)
+        side = options.sides[number * len(options.sides) // rounds]
+        if pupil.side != side:
+            pupil.side = side
             for make in (pupil.make_train_function, pupil.make_predict_function):
                 make(force=True)
         start = time.monotonic()
-        order = np.random.default_rng([options.seed, epoch]).permutation(train)
-        parts = order[: batches * options.batch].reshape(batches, -1)
-        stream = ((pixels[part], labels[part].astype(np.int32)) for part in parts)
-        loss = pupil.fit(stream, steps_per_epoch=batches, verbose=0).history["loss"][0]
-        record = {"epoch": epoch, "side": pupil.side, "loss": loss}
+        fitted = pupil.fit(batches(number), steps_per_epoch=steps, verbose=0)
+        record = {"round": number, "side": side, "loss": fitted.history["loss"][0]}
         record["seconds"] = time.monotonic() - start
         with averaged(pupil):
             record["accuracy"] = accuracy(pupil, pixels, labels, held_out)
@@ -246,8 +296,8 @@ def main() -> None:
             temporary.mkdir()
             pupil.save_weights(temporary / "pupil.weights.h5")
             (temporary / "history.json").write_text(json.dumps(history))
-    if len(history) < options.epochs:
-        print(f"{len(history)} of {options.epochs} epochs; give the same command again to go on")
+    if len(history) < rounds:
+        print(f"{len(history)} of {rounds} rounds; give the same command again to go on")
         return
     with averaged(pupil):
         finish(pupil, options, history, lambda: accuracy(pupil, pixels, labels, held_out))

@@ -43,6 +43,10 @@ def dtype_policy(name: str):
 
 def gpus() -> list[str]:
     """Return the names of the accelerators the backend sees; empty on a CPU."""
+    if keras.backend.backend() == "torch":  # for which Keras does not list them
+        import torch
+
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
 
 
