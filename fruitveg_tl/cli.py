@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 from fruitveg_tl.config import PROFILES, ROOT, RunConfig
-from fruitveg_tl.errors import InputError
+from fruitveg_tl.errors import InputError, named
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        the exit code: 0, or 2 for input that cannot be used, with one line per problem on
-        standard error.
+        the exit code: 0; 2 for input that cannot be used or a file that cannot be written, with
+        one line per problem on standard error; 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -23,6 +23,18 @@ def main(arguments: list[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f"{named(error.filename)}: " if error.filename else ""
+        reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
+        print(
+            f"error: {where}{reason}; free space or correct the rights, then give the same "
+            "command again: finished steps are kept",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with the steps that are left", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 
 from fruitveg_tl import download, sample
 from fruitveg_tl.config import CACHE_DIR, DATA_DIR, SPLITS
-from fruitveg_tl.errors import InputError
+from fruitveg_tl.errors import InputError, named
 from fruitveg_tl.images import check_header, map_files, pixel_array
 from fruitveg_tl.storage import sha256_file
 
@@ -108,6 +108,9 @@ def _index(
     if not photographs:
         raise InputError(f"{root}: no photographs found; see README, «Use your own photographs»")
     paths = [path for path, _, _ in photographs]
+    if strange := [path for path in paths if not _is_text(path)]:
+        lines = (f"{named(path)}: its name is not UTF-8; rename it" for path in strange)
+        raise InputError("\n".join(lines))
     headers = map_files(lambda path: (*check_header(path), sha256_file(path)), paths, "index")
     index = pd.DataFrame(photographs, columns=["path", "label", "split"])
     index[["width", "height", "mode", "sha256"]] = headers
@@ -118,6 +121,14 @@ def _index(
     return Dataset(name, root, index, classes)
 
 
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_classes(
     root: Path, index: pd.DataFrame, classes: tuple[str, ...], required: tuple[str, ...]
 ) -> None:
@@ -125,7 +136,7 @@ def _check_classes(
         raise InputError(f"{root}: only one class, {classes[0]!r}; at least two are needed")
     counts = pd.crosstab(index["label"], index["split"]).reindex(columns=SPLITS, fill_value=0)
     missing = [
-        f"{root}: class {label!r} has no photographs in {split}; "
+        f"{named(root)}: class {label!r} has no photographs in {split}; "
         "add some there or remove the class from the other splits"
         for label in classes
         for split in required
@@ -213,7 +224,8 @@ def _stratified(root: Path, photographs: list[tuple[Path, str]]) -> Iterator[Pho
 def _labelled(folder: Path) -> Iterator[tuple[Path, str]]:
     for class_folder in _folders(folder):
         for path in sorted(class_folder.rglob("*")):
-            if path.is_file() and not path.name.startswith(".") and path.name not in JUNK:
+            # A link that leads nowhere is no folder either, and is named when it is read.
+            if not path.is_dir() and not path.name.startswith(".") and path.name not in JUNK:
                 yield path, class_folder.name
 
 

@@ -1,15 +1,16 @@
 """The two public datasets, fetched from where their authors publish them."""
 
 import hashlib
+import stat
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import kagglehub
 import pooch
 
 from fruitveg_tl.config import CACHE_DIR, SPLITS
 from fruitveg_tl.errors import InputError
-from fruitveg_tl.storage import atomic_path, sha256_file
+from fruitveg_tl.storage import atomic_path, exclusive, sha256_file
 
 KAGGLE_HANDLE = "kritikseth/fruit-and-vegetable-image-recognition"
 GROCERY_URL = "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs/heads/master.zip"
@@ -17,6 +18,8 @@ GROCERY_URL = "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs
 # content: every fruit and vegetable photograph, the split files and the class table.
 GROCERY_SHA256 = "f374e86710251b1da4c1d542be92df2b42e8aeebf129a8a49a51378b963fcd0f"
 GROCERY_FOLDERS = ("Fruit", "Vegetables")
+TIMEOUT = 20  # seconds without a byte before a server counts as silent
+UNPACKED_LIMIT = 2**30  # bytes; the true archive unpacks to less than a fifth
 
 
 def fruits_veges() -> Path:
@@ -52,9 +55,15 @@ def grocery(target: Path) -> Path:
     """
     if target.exists():
         return target
+    with exclusive(target):
+        return target if target.exists() else _fetch_grocery(target)
+
+
+def _fetch_grocery(target: Path) -> Path:
     archive = CACHE_DIR / "downloads" / "GroceryStoreDataset.zip"
+    client = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
     try:
-        pooch.retrieve(GROCERY_URL, None, fname=archive.name, path=archive.parent, progressbar=True)
+        pooch.retrieve(GROCERY_URL, None, archive.name, archive.parent, downloader=client)
         with atomic_path(target) as temporary:
             _unpack(archive, temporary)
             if (found := content_sha256(temporary / "dataset")) != GROCERY_SHA256:
@@ -81,14 +90,24 @@ def content_sha256(dataset: Path) -> str:
 
 def _unpack(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as file:
+        _refuse_hostile(file.infolist())
         for member in file.infolist():
             # GitHub puts everything below one folder named after the branch.
             parts = Path(member.filename).parts[1:]
             wanted = len(parts) == 2 or (len(parts) > 3 and parts[2] in GROCERY_FOLDERS)
-            if parts[:1] == ("dataset",) and wanted and not member.is_dir() and ".." not in parts:
+            if parts[:1] == ("dataset",) and wanted and not member.is_dir():
                 path = target.joinpath(*parts)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(file.read(member))
+
+
+def _refuse_hostile(members: list[zipfile.ZipInfo]) -> None:
+    for member in members:
+        path = PurePosixPath(member.filename)
+        if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16):
+            raise ValueError(f"the archive is unsafe: it holds {member.filename!r}")
+    if (total := sum(member.file_size for member in members)) > UNPACKED_LIMIT:
+        raise ValueError(f"the archive is unsafe: it would unpack to {total:,} bytes")
 
 
 def _first_line(error: Exception) -> str:

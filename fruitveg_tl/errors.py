@@ -1,5 +1,7 @@
 """The one exception that is shown to the user as a single line."""
 
+import os
+
 
 class InputError(Exception):
     """Something the user gave (a file, a name, a setting) cannot be used.
@@ -7,3 +9,10 @@ class InputError(Exception):
     The message names the thing and what to do about it. The command line prints it without a
     traceback and exits with code 2. Several lines mean several independent problems.
     """
+
+
+def named(path: os.PathLike) -> str:
+    """Return a path for a message: what cannot be printed on one line is escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path)
+    )

@@ -18,7 +18,7 @@ import numpy as np
 from fruitveg_tl.augment import augmenter
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.progress import progress
-from fruitveg_tl.storage import atomic_path, sha256_json, write_json
+from fruitveg_tl.storage import atomic_path, new_array, sha256_json, write_json
 
 BATCH = 32
 
@@ -116,7 +116,7 @@ def _store(batches, count: int, file: Path, what: str) -> None:
                 raise InputError(f"{what}: values are not finite in float16; check the weights")
             if array is None:
                 shape = (count, *batch.shape[1:])
-                array = np.lib.format.open_memmap(temporary, "w+", batch.dtype, shape)
+                array = new_array(temporary, batch.dtype, shape)
             array[start : start + len(batch)] = batch
             bar.update(len(batch))
         array.flush()

@@ -8,9 +8,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fruitveg_tl.errors import InputError
+from fruitveg_tl.errors import InputError, named
 from fruitveg_tl.progress import progress
-from fruitveg_tl.storage import atomic_path
+from fruitveg_tl.storage import atomic_path, new_array
 
 # What cameras and web pages give. An animation is not a photograph, so no GIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
@@ -23,25 +23,30 @@ def check_header(path: Path) -> tuple[int, int, str]:
     """Return (width, height, mode) of an image file without decoding its pixels.
 
     Raises:
-        InputError: if the file is missing, empty, not an image, or of another kind than
-            `FORMATS`.
+        InputError: if the file is missing, empty, not an image, too large to be a photograph
+            (Pillow's limit, 179 million pixels), an animation, or of another kind than `FORMATS`.
     """
     fix = "replace or delete it, then run again"
+    convert = "convert it (to JPEG or PNG) or delete it, then run again"
     try:
         if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty; {fix}")
+            raise InputError(f"{named(path)}: the file is empty; {fix}")
         with Image.open(path) as image:
             if image.format not in FORMATS:
                 raise InputError(
-                    f"{path}: its content is {image.format}, not a photograph in "
-                    f"{', '.join(FORMATS)}; convert it (to JPEG or PNG) or delete it, "
-                    "then run again"
+                    f"{named(path)}: its content is {image.format}, not a photograph in "
+                    f"{', '.join(FORMATS)}; {convert}"
                 )
+            # A camera's MPO holds several views of one moment, of which the first is the picture.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                raise InputError(f"{named(path)}: it holds several pictures; {convert}")
             return image.width, image.height, image.mode
+    except InputError:
+        raise
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image; {fix}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {fix}") from None
+        raise InputError(f"{named(path)}: not an image; {fix}") from None
+    except Exception as error:  # Pillow's readers raise nearly anything for damaged content
+        raise InputError(f"{named(path)}: cannot be read ({_reason(error)}); {fix}") from None
 
 
 def decode(path: Path, size: int) -> np.ndarray:
@@ -67,10 +72,17 @@ def decode(path: Path, size: int) -> np.ndarray:
             image.draft("RGB", (size, size))
             upright = _to_rgb(ImageOps.exif_transpose(image))
             return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # as in check_header
         raise InputError(
-            f"{path}: damaged or truncated ({error}); replace or delete it, then run again"
+            f"{named(path)}: damaged or truncated ({_reason(error)}); "
+            "replace or delete it, then run again"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    # Without the path, which Pillow and the system may repeat.
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.splitlines() or [type(error).__name__])[0]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -125,9 +137,7 @@ def pixel_array(paths: Sequence[Path], size: int, file: Path) -> np.ndarray:
     """
     if not file.exists():
         with atomic_path(file) as temporary:
-            pixels = np.lib.format.open_memmap(
-                temporary, "w+", np.uint8, (len(paths), size, size, 3)
-            )
+            pixels = new_array(temporary, np.uint8, (len(paths), size, size, 3))
             rows = {path: row for row, path in enumerate(paths)}
 
             def fill(path: Path) -> None:

@@ -1,14 +1,12 @@
 """Answers of a saved network for photographs of one's own."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl import config
+from fruitveg_tl import config, results
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.images import decode
 
@@ -33,23 +31,15 @@ def predict(paths: Sequence[Path], run: Path) -> list[pd.Series]:
 
     Args:
         paths: image files.
-        run: a run folder with `model.keras`.
+        run: a run folder, or its name below `data/results`.
 
     Returns:
         for each file, the probability of every class, highest first.
 
     Raises:
-        InputError: if the folder has no network or a photograph cannot be decoded.
+        InputError: if a photograph cannot be decoded; see also `results.Run.network`.
     """
-    file = run / "model.keras"
-    if not file.is_file():
-        raise InputError(
-            f"{file}: no such file (networks are not kept in Git); "
-            "train it with «python -m fruitveg_tl run --force»"
-        )
-    settings = json.loads((run / "config.json").read_text())
-    classes = json.loads((run / "provenance.json").read_text())["dataset"]["classes"]
-    pixels = np.stack([decode(path, settings["size"]) for path in paths])
-    model = keras.saving.load_model(file, compile=False)
-    probabilities = model.predict_on_batch(pixels.astype(np.float32))
-    return [pd.Series(p, index=classes).sort_values(ascending=False) for p in probabilities]
+    found = results.load(run)
+    pixels = np.stack([decode(path, found.config.size) for path in paths])
+    probabilities = found.network().predict_on_batch(pixels.astype(np.float32))
+    return [pd.Series(p, index=found.classes).sort_values(ascending=False) for p in probabilities]

@@ -10,6 +10,7 @@ One folder per run below `data/results/`, written in one atomic step when the ru
     test.csv                  path and true label of every test photograph
     probabilities-STAGE.npy   float32 (n_test, classes), rows as in test.csv
     model.keras               the whole network, raw RGB in (not kept in Git)
+    model.keras.sha256        its hash, as `sha256sum -c` reads it (not kept in Git)
 """
 
 import json
@@ -26,9 +27,10 @@ from fruitveg_tl import config, metrics
 from fruitveg_tl.backbones import BACKBONES
 from fruitveg_tl.datasets import Dataset
 from fruitveg_tl.errors import InputError
-from fruitveg_tl.storage import atomic_path, write_json
+from fruitveg_tl.storage import atomic_path, sha256_file, write_json
 from fruitveg_tl.weights import RANDOM
 
+MODEL, MODEL_HASH = "model.keras", "model.keras.sha256"
 SCORES = {
     "Accuracy": "accuracy",
     "Loss": "loss",
@@ -63,7 +65,8 @@ def write(
         write_json(temporary / "metrics.json", scores)
         last = list(probabilities.values())[-1]
         metrics.per_class(labels, last, dataset.classes).to_csv(temporary / "per_class.csv")
-        model.save(temporary / "model.keras")
+        model.save(temporary / MODEL)
+        (temporary / MODEL_HASH).write_text(f"{sha256_file(temporary / MODEL)}  {MODEL}\n")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,26 @@ class Run:
         """All labels, sorted: the columns of the probabilities."""
         return self.provenance["dataset"]["classes"]
 
+    def network(self) -> keras.Model:
+        """Load the whole network: raw RGB (n, size, size, 3) in 0..255 to probabilities.
+
+        Raises:
+            InputError: if it is missing, not the one this run has saved, or holds code (Keras'
+                safe mode; see the advisory to CVE-2025-1550).
+        """
+        file = self.folder / MODEL
+        again = "train it again with «python -m fruitveg_tl run --force»"
+        if not file.is_file():
+            raise InputError(f"{file}: no such file (networks are not kept in Git); {again}")
+        record = self.folder / MODEL_HASH
+        if not record.is_file() or record.read_text().split()[:1] != [sha256_file(file)]:
+            raise InputError(f"{file}: not the network whose hash {MODEL_HASH} records; {again}")
+        try:
+            return keras.saving.load_model(file, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises many kinds for what it refuses or cannot read
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{file}: refused ({reason}); {again}") from None
+
     @cached_property
     def labels(self) -> np.ndarray:
         """Class index of every test photograph, shape (n,)."""
@@ -126,7 +149,8 @@ def load(folder: Path | str) -> Run:
     Raises:
         InputError: if there is no finished run.
     """
-    folder = config.RESULTS_DIR / folder
+    folder = Path(folder)
+    folder = folder if folder.is_dir() else config.RESULTS_DIR / folder
     if not (folder / "metrics.json").is_file():
         raise InputError(f"{folder}: no finished run here; «python -m fruitveg_tl run» makes one")
     scores, settings, provenance = _read_json(folder)

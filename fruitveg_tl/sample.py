@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fruitveg_tl.progress import progress
-from fruitveg_tl.storage import atomic_path
+from fruitveg_tl.storage import atomic_path, exclusive
 
 SIZE = 96  # pixels
 COUNTS = {"train": 64, "val": 12, "test": 24}  # photographs per class
@@ -39,7 +39,11 @@ def generate(folder: Path, seed: int = 0) -> Path:
     Returns:
         `folder`.
     """
-    if not folder.exists():
+    if folder.exists():
+        return folder
+    with exclusive(folder):
+        if folder.exists():  # another process has made it meanwhile
+            return folder
         with atomic_path(folder) as temporary, ProcessPoolExecutor() as pool:
             jobs = []
             for number, name in enumerate(sorted(DRAWINGS)):

@@ -1,13 +1,19 @@
 """Files that are either whole or absent: every write lands under its name in one rename."""
 
+import glob
 import hashlib
 import json
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -28,6 +34,43 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time make `path`; others wait at the door.
+
+    The lock is the operating system's: it ends with the process, however that ends. What earlier
+    makers that were killed left half done is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{path}: another process is making it; waiting", file=sys.stderr)
+        lock.acquire()
+    try:
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def new_array(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """Return a memory-mapped array in a new file, with its space on disk reserved.
+
+    Without that a disk that fills up would end the process at some later assignment (SIGBUS).
+
+    Raises:
+        OSError: if there is no space for it.
+    """
+    array = np.lib.format.open_memmap(file, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    return array
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -21,7 +21,7 @@ from fruitveg_tl import backbones, datasets, results, runtime, weights
 from fruitveg_tl.config import CACHE_DIR, FINETUNED, PROBE, RESULTS_DIR, SCRATCH, RunConfig
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.features import Activations, activations_key, compute_activations
-from fruitveg_tl.storage import sha256_json
+from fruitveg_tl.storage import exclusive, sha256_json
 from fruitveg_tl.training import Batches, fit_resumable, interpolate, predict
 
 EVALUATION_BATCH = 64
@@ -87,8 +87,23 @@ def run(
     folder = RESULTS_DIR / f"{name}-{identity}"
     if folder.exists() and not force:
         return folder
-    _say_if_random(backbone, source)
+    with exclusive(folder):
+        # While this process waited, another may have finished the same run.
+        if force or not folder.exists():
+            _say_if_random(backbone, source)
+            _execute(config, dataset, source, precision, folder)
+    return folder
 
+
+def _execute(
+    config: RunConfig,
+    dataset: datasets.Dataset,
+    source: weights.SourceWeights,
+    precision: str,
+    folder: Path,
+) -> None:
+    backbone = backbones.backbone_by_name(config.backbone)
+    scratch = config.strategy == "scratch"
     started = time.perf_counter()
     seconds: dict[str, float] = {}
     with _timed(seconds, "decode"):
@@ -131,7 +146,6 @@ def run(
         folder, config, provenance, work.history, dataset, work.probabilities, network.model
     )
     shutil.rmtree(state, ignore_errors=True)
-    return folder
 
 
 def _check(config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from fruitveg_tl.errors import InputError
 from fruitveg_tl.progress import progress
 from fruitveg_tl.storage import atomic_path
 
@@ -90,7 +92,11 @@ def fit_resumable(
         what: name of the phase, for the progress bar.
 
     Returns:
-        one record per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
+        one record per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds. If the loss
+        stops being a finite number, training ends there, says so, and keeps the epochs before.
+
+    Raises:
+        InputError: if that happens in the first epoch.
     """
     state = folder / "state"
     history: list[dict[str, float]] = []
@@ -104,6 +110,9 @@ def fit_resumable(
             record = run_epoch(model.train_on_batch, train(len(history)))
             found = run_epoch(model.test_on_batch, validation)
             record |= {f"val_{name}": value for name, value in found.items()}
+            if not math.isfinite(record["loss"] + found["loss"]):
+                _say_diverged(what, len(history))
+                break
             record |= {"epoch": len(history), "seconds": time.perf_counter() - start}
             history.append(record)
             _store_state(model, history, state)
@@ -111,6 +120,13 @@ def fit_resumable(
             bar.update()
     model.load_weights(state / "best.weights.h5")
     return history
+
+
+def _say_diverged(what: str, epoch: int) -> None:
+    problem = f"{what}: the loss is not a finite number in epoch {epoch}"
+    if epoch == 0:
+        raise InputError(f"{problem}; lower the learning rate or check the weights")
+    print(f"WARNING: {problem}; the best epoch before it is kept", file=sys.stderr)
 
 
 def interpolate(

@@ -9,7 +9,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +72,15 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
     file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
     # Only of Keras' own file is it known what it was trained on; another is called by its name.
     source = file.name if file else "ImageNet, Keras"
-    file = file or _keras_file(backbone)
-    values = _read(backbone, file)
+    if file:
+        values = _read(backbone, file)
+    else:
+        file = _keras_file(backbone)
+        try:
+            values = _read(backbone, file)
+        except InputError as error:  # for one backbone Keras publishes no checksum to refuse it by
+            file.unlink()
+            raise InputError(f"{error}; it was removed from Keras' cache, run again") from None
     return SourceWeights(values, source, file.name, sha256_file(file), _digest(values))
 
 
@@ -126,13 +133,17 @@ def _in_folder(backbone: Backbone) -> Path | None:
 
 
 def _keras_file(backbone: Backbone) -> Path:
+    # Keras itself reads KERAS_HOME at import only, and leaves for /tmp if the folder is missing.
+    cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
     try:
         with _timeout(TIMEOUT):
             return Path(
                 keras.utils.get_file(
                     backbone.weights_name,
                     backbone.weights_url,
-                    cache_dir=os.environ.get("KERAS_HOME"),  # Keras itself reads it at import only
+                    cache_dir=str(cache),
                     cache_subdir="models",
                     file_hash=backbone.weights_md5,
                 )

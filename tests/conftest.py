@@ -1,12 +1,19 @@
 """Miniature datasets and a project folder of its own for every test: no network, no `shared`."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import settings
 from PIL import Image
 
@@ -51,11 +58,7 @@ def photographs(tmp_path: Path) -> Path:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point every folder the package writes to at a temporary one."""
-    for name in ("DATA_DIR", "CACHE_DIR", "RESULTS_DIR"):
-        folder = tmp_path / "home" / getattr(config, name).relative_to(config.ROOT)
-        for module in list(sys.modules.values()):
-            if module.__name__.startswith("fruitveg_tl") and hasattr(module, name):
-                monkeypatch.setattr(module, name, folder)
+    redirect(tmp_path / "home", monkeypatch.setattr)
     for name in ("FRUITVEG_DATA", "FRUITVEG_WEIGHTS", "FRUITVEG_DATASET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
@@ -63,9 +66,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def quick(photographs: Path) -> RunConfig:
-    """A run that takes seconds."""
-    return RunConfig(
+def quick(photographs: Path) -> Iterator[RunConfig]:
+    """A run that takes seconds; without tracing a graph, which takes longer than so few steps."""
+    tf.config.run_functions_eagerly(True)
+    yield RunConfig(
         str(photographs),
         "vgg16",  # the smallest graph, hence the quickest to build
         weights="random",
@@ -75,12 +79,60 @@ def quick(photographs: Path) -> RunConfig:
         probe_epochs=3,
         finetune_epochs=2,
     )
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture
 def finished(home: Path, quick: RunConfig) -> Path:
     """The folder of one finished run."""
     return study.run(quick)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user can reach; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def unprivileged():
+    """Give up root inside the block: permissions do not bind root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def redirect(home: Path, setattr=setattr) -> None:
+    """Point every folder the package writes to below `home`."""
+    for name in ("DATA_DIR", "CACHE_DIR", "RESULTS_DIR"):
+        folder = home / getattr(config, name).relative_to(config.ROOT)
+        for module in list(sys.modules.values()):
+            if module.__name__.startswith("fruitveg_tl") and hasattr(module, name):
+                setattr(module, name, folder)
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """A project folder with the notebooks, and an environment that makes them small."""
+    folder = tmp_path_factory.mktemp("miniature")
+    home = folder / "home"
+    shutil.copytree(PROJECT / "notebooks", home / "notebooks")
+    numbers = {"SIZE": 32, "SEEDS": 0, "VIEWS": 1, "PROBE_EPOCHS": 2, "FINETUNE_EPOCHS": 1}
+    environment = {f"FRUITVEG_{name}": str(value) for name, value in numbers.items()}
+    environment["FRUITVEG_DATASET"] = str(write_photographs(folder / "photographs"))
+    closed = "http://127.0.0.1:9"  # where there is a network, no weights are downloaded
+    return home, environment | {
+        "https_proxy": closed,
+        "http_proxy": closed,
+        "no_proxy": "127.0.0.1",
+    }
 
 
 def command(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -98,3 +150,48 @@ def process_environment(home: Path, **environment: str) -> dict[str, str]:
     """Return the environment for a process that writes below `home` only."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FRUITVEG")}
     return kept | {"FRUITVEG_HOME": str(home), "KERAS_HOME": str(home / "keras")} | environment
+
+
+# --- the tally of what was tried: tests marked «reliability» ------------------------------------
+
+
+def pytest_addoption(parser):
+    """Add the option that writes the tally into the README."""
+    parser.addoption("--readme", action="store_true", help="write the reliability table to README")
+
+
+def pytest_configure(config):
+    """Announce the mark."""
+    config.addinivalue_line("markers", "reliability(what): counted in the README's table")
+
+
+@pytest.fixture(autouse=True)
+def _counted(request, record_property):
+    if mark := request.node.get_closest_marker("reliability"):
+        record_property("reliability", mark.args[0])
+
+
+@pytest.fixture
+def tried(record_property):
+    """Say how many inputs or faults one test has tried, where it is not one."""
+    return lambda count: record_property("tried", count)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print the tally, and write it to the README if asked."""
+    counts = {"passed": Counter(), "failed": Counter()}
+    for outcome, counter in counts.items():
+        for report in terminalreporter.stats.get(outcome, []):
+            facts = dict(report.user_properties)
+            if "reliability" in facts:
+                counter[facts["reliability"]] += facts.get("tried", 1)
+    lines = ["| what | tried | survived | lost |", "| --- | --- | --- | --- |"]
+    for what in sorted(counts["passed"] | counts["failed"]):
+        good, bad = counts["passed"][what], counts["failed"][what]
+        lines.append(f"| {what} | {good + bad} | {good} | {bad} |")
+    if len(lines) > 2:
+        terminalreporter.write_line("\n".join(["", *lines]))
+    if config.getoption("--readme"):
+        readme = PROJECT / "README.md"
+        block = re.compile(r"(?<=<!-- reliability -->\n).*?(?=<!-- /reliability -->)", re.DOTALL)
+        readme.write_text(block.sub("\n".join([*lines, ""]), readme.read_text()))

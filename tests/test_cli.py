@@ -74,7 +74,7 @@ def test_bad_photographs_are_named_with_the_way_out(main, photographs, kind):
         (["run", "--backbones", "vgg16", "--weights", "gone.h5", "--size", "8"], "size 8"),
         (["table"], "no finished run"),
         (["predict", "x.jpg"], "no saved network"),
-        (["predict", "x.jpg", "--run", "nowhere"], "nowhere/model.keras"),
+        (["predict", "x.jpg", "--run", "nowhere"], "nowhere: no finished run"),
     ],
 )
 def test_wrong_names_give_one_line(main, arguments, named):

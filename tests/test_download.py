@@ -1,5 +1,8 @@
 import http.server
+import io
+import stat
 import threading
+import time
 import zipfile
 
 import kagglesdk.kaggle_env
@@ -13,16 +16,20 @@ from fruitveg_tl.errors import InputError
 @pytest.fixture
 def server():
     """A server on this machine that answers every path with the same bytes."""
-    state = {"body": b"", "status": 200, "asked": [], "cut": False}
+    # length: what the header says if not the truth; pause: seconds between quarters of the body
+    state = {"body": b"", "status": 200, "asked": [], "length": None, "pause": None}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             state["asked"].append(self.path)
             self.send_response(state["status"])
-            self.send_header("Content-Length", str(len(state["body"])))
+            self.send_header("Content-Length", str(state["length"] or len(state["body"])))
             self.end_headers()
             body = state["body"]
-            self.wfile.write(body[: len(body) // 2] if state["cut"] else body)
+            pieces = 1 if state["pause"] is None else 4
+            for i in range(pieces):
+                self.wfile.write(body[i * len(body) // pieces : (i + 1) * len(body) // pieces])
+                time.sleep(state["pause"] or 0)
 
         do_POST = do_GET
 
@@ -56,7 +63,6 @@ def archive(tmp_path):
     with zipfile.ZipFile(file, "w") as target:
         for path in sorted(top.rglob("*")):
             target.write(path, path.relative_to(top.parent))
-        target.writestr("GroceryStoreDataset-master/dataset/../../escaped.txt", "outside")
     return file, download.content_sha256(top / "dataset")
 
 
@@ -73,7 +79,7 @@ def test_grocery_is_fetched_checked_unpacked_and_kept(grocery, home):
     assert dataset.classes == ("Kiwi", "Leek")
     assert dataset.split_sizes() == {"train": 2, "val": 2, "test": 2}
     root = home / "data" / "grocery"
-    assert not list(root.rglob("*Milk*")) and not list(home.rglob("escaped.txt"))
+    assert not list(root.rglob("*Milk*"))
     assert not list(home.rglob("*.zip"))
     datasets.load("grocery")
     assert len(grocery["asked"]) == 1
@@ -81,10 +87,22 @@ def test_grocery_is_fetched_checked_unpacked_and_kept(grocery, home):
 
 @pytest.mark.parametrize(
     "change",
-    [{"status": 404}, {"status": 500}, {"cut": True}, {"body": b"no zip"}],
-    ids=["404", "500", "cut", "wrong bytes"],
+    [
+        {"status": 404},
+        {"status": 500},
+        {"length": 10**6},  # and then the connection ends
+        {"length": 999},
+        {"body": b"no zip"},
+        {"body": b""},
+        {"pause": 1.5},
+    ],
+    ids=["404", "500", "cut", "too short", "wrong bytes", "nothing", "silent"],
 )
-def test_a_failed_download_leaves_nothing_and_the_next_one_works(grocery, home, change):
+@pytest.mark.reliability("downloads that fail, then work")
+def test_a_failed_download_leaves_nothing_and_the_next_one_works(
+    grocery, home, change, monkeypatch
+):
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
     good = dict(grocery)
     grocery.update(change)
     with pytest.raises(InputError, match=r"grocery: the download.*FRUITVEG_DATA"):
@@ -92,6 +110,60 @@ def test_a_failed_download_leaves_nothing_and_the_next_one_works(grocery, home, 
     assert not (home / "data" / "grocery").exists()
     grocery.update({key: good[key] for key in change})
     assert len(datasets.load("grocery").index) == 6
+
+
+@pytest.mark.reliability("downloads that fail, then work")
+def test_a_slow_server_is_waited_for(grocery, home):
+    grocery["pause"] = 0.3
+    assert len(datasets.load("grocery").index) == 6
+
+
+@pytest.mark.reliability("downloads that fail, then work")
+def test_an_absent_server_is_named(grocery, home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "GROCERY_URL", "http://127.0.0.1:9/master.zip")
+        with pytest.raises(InputError, match=r"127\.0\.0\.1:9.*failed.*FRUITVEG_DATA") as caught:
+            datasets.load("grocery")
+    assert "\n" not in str(caught.value)
+    assert len(datasets.load("grocery").index) == 6
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    """A symbolic link as zip programs store it."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+TOP = "GroceryStoreDataset-master/dataset"
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "named"),
+    [
+        ("/etc/escaped.txt", b"x", "'/etc/escaped.txt'"),
+        (f"{TOP}/../../../escaped.txt", b"x", "escaped.txt"),
+        ("../escaped.txt", b"x", "escaped.txt"),
+        (link(f"{TOP}/train.txt"), b"/etc/passwd", "train.txt"),
+        (link(f"{TOP}/train/Fruit"), b"../../../..", "Fruit"),
+        (f"{TOP}/train/Fruit/Kiwi/bomb.jpg", bytes(30_000_000), "30,0"),
+    ],
+    ids=["absolute", "parent", "parent at the top", "link", "linked folder", "bomb"],
+)
+@pytest.mark.reliability("hostile archives")
+def test_hostile_archives_are_refused_whole(
+    grocery, home, tmp_path, monkeypatch, member, content, named
+):
+    monkeypatch.setattr(download, "UNPACKED_LIMIT", 10_000_000)
+    file = tmp_path / "hostile.zip"
+    file.write_bytes(grocery["body"])
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as target:
+        target.writestr(member, content)
+    grocery["body"] = file.read_bytes()
+    with pytest.raises(InputError, match="archive is unsafe") as caught:
+        datasets.load("grocery")
+    assert named in str(caught.value)
+    assert not list(tmp_path.rglob("escaped*")) and not list(home.rglob("*.jpg"))
 
 
 def test_other_content_than_the_pinned_one_is_refused(grocery, home, monkeypatch):
@@ -113,15 +185,31 @@ def kaggle(monkeypatch, server, tmp_path):
     return server
 
 
-def test_kaggle_set_comes_through_kagglehub(kaggle, photographs, tmp_path, home):
-    file = tmp_path / "kaggle.zip"
-    with zipfile.ZipFile(file, "w") as target:
-        for path in sorted(photographs.rglob("*.jpg")):
-            target.write(path, path.relative_to(photographs))
-    kaggle["body"] = file.read_bytes()
+def test_kaggle_set_comes_through_kagglehub(kaggle, photographs, home):
+    kaggle["body"] = zipped(photographs)
     dataset = datasets.load("fruits-veges")
     assert dataset.classes == CLASSES and len(dataset.index) == 45
     assert any("DownloadDataset" in path or "download" in path for path in kaggle["asked"])
+
+
+@pytest.mark.parametrize("change", [{"length": 10**6}, {"body": b"no zip"}, {"status": 500}])
+@pytest.mark.reliability("downloads that fail, then work")
+def test_a_failed_kaggle_download_is_never_half_a_dataset(kaggle, photographs, home, change):
+    kaggle["body"] = zipped(photographs)
+    good = dict(kaggle)
+    kaggle.update(change)
+    with pytest.raises(InputError, match=r"fruits-veges.*FRUITVEG_DATA"):
+        datasets.load("fruits-veges")
+    kaggle.update({key: good[key] for key in change})
+    assert len(datasets.load("fruits-veges").index) == 45
+
+
+def zipped(folder) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for path in sorted(folder.rglob("*.jpg")):
+            target.write(path, path.relative_to(folder))
+    return buffer.getvalue()
 
 
 def test_no_kaggle_gives_one_line_with_the_way_out(kaggle, home):

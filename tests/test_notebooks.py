@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import nbformat
 import pytest
-from conftest import CLASSES, PROJECT, command, process_environment, write_photographs
+from conftest import CLASSES, PROJECT, command, process_environment
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
@@ -97,23 +97,6 @@ def test_numbers_are_those_of_the_results_files(file, monkeypatch):
             assert shown == markdown_outputs(cell)
             compared += len(shown)
     assert compared >= 8
-
-
-@pytest.fixture(scope="module")
-def miniature(tmp_path_factory):
-    """A project folder with the notebooks, and an environment that makes them small."""
-    folder = tmp_path_factory.mktemp("miniature")
-    home = folder / "home"
-    shutil.copytree(PROJECT / "notebooks", home / "notebooks")
-    numbers = {"SIZE": 32, "SEEDS": 0, "VIEWS": 1, "PROBE_EPOCHS": 2, "FINETUNE_EPOCHS": 1}
-    environment = {f"FRUITVEG_{name}": str(value) for name, value in numbers.items()}
-    environment["FRUITVEG_DATASET"] = str(write_photographs(folder / "photographs"))
-    closed = "http://127.0.0.1:9"  # where there is a network, no weights are downloaded
-    return home, environment | {
-        "https_proxy": closed,
-        "http_proxy": closed,
-        "no_proxy": "127.0.0.1",
-    }
 
 
 def test_all_five_run_on_any_photographs(miniature):

@@ -53,3 +53,16 @@ def test_tensorflow_warnings_stay_silent_and_errors_do_not():
     logger = logging.getLogger("tensorflow")
     assert not logger.filter(logging.makeLogRecord({"levelno": logging.WARNING}))
     assert logger.filter(logging.makeLogRecord({"levelno": logging.ERROR}))
+
+
+def test_the_readme_tells_what_the_tests_of_reliability_found():
+    """`pytest --readme` writes the table; here only that none of its rows is missing or lost."""
+    readme = (PROJECT / "README.md").read_text()
+    table = re.search(r"<!-- reliability -->\n(.*?)\n<!-- /reliability -->", readme, re.DOTALL)[1]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    found = {what: counts for what, *counts in rows}
+    tests = "".join(file.read_text() for file in (PROJECT / "tests").glob("test_*.py"))
+    assert set(found) == set(re.findall(r'mark\.reliability\("(.*?)"\)', tests))
+    for what, (tried, survived, lost) in found.items():
+        assert int(tried) == int(survived) > 0 and int(lost) == 0, what
+    assert int(found["kills at random moments (SIGKILL, SIGINT)"][0]) >= 50

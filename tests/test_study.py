@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +9,11 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import process_environment
+from processes import contents, finish, start
 
 from fruitveg_tl import metrics, study, weights
 from fruitveg_tl.datasets import load
 from fruitveg_tl.errors import InputError
-
-# What must not depend on interruptions; provenance holds times, model.keras a time stamp.
-SAME = ("config.json", "history.csv", "metrics.json", "per_class.csv", "test.csv")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Read every result that has to be the same however often a run was interrupted."""
-    names = [*SAME, *(path.name for path in folder.glob("probabilities-*.npy"))]
-    return {name: (folder / name).read_bytes() for name in names}
 
 
 def test_results_hold_together(finished, quick):
@@ -131,28 +120,16 @@ MOMENTS = {
 
 
 def test_killed_in_every_step_a_run_ends_with_the_same_results(home, quick, tmp_path):
-    whole = contents(study.run(quick))
-    arguments = (
-        f"import fruitveg_tl.study as s; from fruitveg_tl.config import RunConfig; "
-        f"print(s.run(RunConfig(**{quick.to_dict()!r})))"
-    )
+    whole = finish(tmp_path / "whole", quick)
     other = tmp_path / "other home"
-    environment = process_environment(other)
     killed = []
     for moment, marker in MOMENTS.items():
-        process = subprocess.Popen([sys.executable, "-c", arguments], env=environment)
-        while process.poll() is None and not any(other.glob(marker)):
+        process, _ = start(other, quick)
+        while process.is_alive() and not any(other.glob(marker)):
             time.sleep(0.001)
-        if process.poll() is None:
+        if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             killed.append(moment)
-        process.wait()
+        process.join()
     assert killed == list(MOMENTS)
-    done = subprocess.run(
-        [sys.executable, "-c", arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert contents(Path(done.stdout.split("\n")[0])) == whole
+    assert finish(other, quick) == whole

@@ -91,6 +91,23 @@ def test_wrong_bytes_from_the_server_are_refused(home, server):
         weights.resolve(backbone)
 
 
+@pytest.mark.parametrize("content", [b"", b"an error page", "half"])
+@pytest.mark.reliability("downloads that fail, then work")
+def test_a_damaged_file_without_a_checksum_does_not_stay_in_the_cache(home, server, file, content):
+    """Keras publishes none for MobileNetV2, so that only reading shows the damage."""
+    folder, address, _ = server
+    backbone = served(MOBILENET, address)
+    whole = file.read_bytes()
+    # Keras reads a weights file by the ending of its name; this one is stored in its new format.
+    backbone = replace(backbone, weights_url=f"{address}/mobilenet.weights.h5")
+    published = folder / "mobilenet.weights.h5"
+    published.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(InputError, match="removed from Keras' cache"):
+        weights.resolve(backbone)
+    published.write_bytes(whole)
+    np.testing.assert_array_equal(weights.resolve(backbone).values[0], first_kernel(file))
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", None])
 def test_no_server_or_no_file_gives_one_line_with_the_ways_out(home, server, address):
     with pytest.raises(weights.Unreachable) as caught:
