@@ -12,8 +12,9 @@ et al. 2022) or, where computing is dear, once for each photograph (`--fixed`). 
 
 goes on from the last checkpoint below `--state` until the epochs or the minutes are over; give the
 same command again until it says that it is done. On a processor PyTorch trains two to three times
-as fast as TensorFlow: `KERAS_BACKEND=torch`, `--fixed --mixup 0 --batch 128 --sides 32 32 48` and
-few epochs. `--limit 200` is a rehearsal.
+as fast as TensorFlow: `KERAS_BACKEND=torch`, `--fixed --mixup 0 --batch 64 --sides 32 32 32 48` and
+few epochs (the teacher's features first, under TensorFlow: `--minutes 0`). `--limit 200` is a
+rehearsal.
 """
 
 import argparse
@@ -38,7 +39,12 @@ HELD_OUT = 50  # every 50th photograph: 2 %
 # Progressive resolution (Touvron et al. 2019): the pupil's input for each tenth of the rounds.
 SIDES = (48, 48, 48, 64, 64, 64, 64, 64, 64, 96)
 ROUNDS = 4  # an epoch's parts; each ends with a checkpoint
-RATES = {"vgg16": 5e-4, "resnet50": 2e-3, "mobilenetv2": 2e-3}  # at a batch of 512
+RATE = 2e-3  # at a batch of 512
+LICENCE = (
+    "photographs: ImageNet's terms, non-commercial research and education; "
+    "teacher: Keras' MobileNetV2, Apache-2.0"
+)
+EPSILON = 1e-3  # of the BatchNorm that VGG16 is trained with
 
 
 def photographs(folder: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -91,28 +97,28 @@ class Pupil(keras.Model):
     `compute_loss` needs.
     """
 
-    def __init__(self, backbone, trunk: keras.Model, top: keras.Model, classes, seed, mixup):
+    def __init__(self, backbone, trunk: keras.Model, top: keras.Model, classes, options):
         super().__init__()
         self.backbone = backbone
-        self.body = backbone.constructor(weights=None, include_top=False)
-        for number, layer in enumerate(self.body.layers):
-            if backbone.key == "vgg16" and isinstance(layer, keras.layers.Conv2D):
-                # Without batch norm Glorot's kernels let the signal fade (He et al. 2015).
-                layer.kernel.assign(keras.initializers.HeNormal(number)(layer.kernel.shape))
-            if backbone.key == "resnet50" and layer.name.endswith("_3_bn"):
-                # Every block starts as the identity (Goyal et al. 2017).
-                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+        self.body = new_body(backbone)
         self.pool = keras.layers.GlobalAveragePooling2D()
         self.labels = keras.layers.Dense(classes, dtype="float32")
         self.imitated = keras.layers.Dense(trunk.output_shape[-1], dtype="float32")
         self.trunk, self.top = trunk, top
-        self.augment = augmenter(seed)
+        seed = options.seed
+        self.augment = augmenter(seed) if options.augmentation == "full" else light_augmenter(seed)
         # Keras declares these layers unfit for compiling on account of TensorFlow's XLA alone.
         for layer in self.augment.layers:
             layer.supports_jit = keras.backend.backend() == "jax"
         self.random = keras.random.SeedGenerator(seed)
-        self.mixup = mixup
+        self.seed, self.mixup = seed, options.mixup
         self.side = SIDE
+
+    def begin(self, number: int) -> None:
+        """Seed a round's random numbers: they must not depend on where training was resumed."""
+        found = (getattr(layer, "generator", None) for layer in self.augment._flatten_layers())
+        for i, generator in enumerate([self.random, *filter(None, found)]):
+            generator.state.assign(np.array([1000 * number + i, self.seed], "uint32"))
 
     def call(self, inputs, training=False):
         """See the class."""
@@ -157,6 +163,65 @@ class Pupil(keras.Model):
         return keras.ops.mean((mixed + taught) / 2 + distance)
 
 
+def new_body(backbone) -> keras.Model:
+    """Return the backbone without top, as it starts.
+
+    VGG16 trains with BatchNorm behind every convolution, which `plain_weights` folds away.
+    """
+    body = backbone.constructor(weights=None, include_top=False)
+    if backbone.key == "vgg16":
+        body = keras.models.clone_model(body, clone_function=normalised)
+    for layer in body._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # MobileNetV2's 0.999 is too slow for few epochs.
+            layer.momentum = 0.99
+            if backbone.key == "resnet50" and layer.name.endswith("_3_bn"):
+                # Every block starts as the identity (Goyal et al. 2017).
+                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    return body
+
+
+def light_augmenter(seed: int) -> keras.Sequential:
+    """Return flips and shifts alone: with few epochs there is little to overfit to."""
+    shift = keras.layers.RandomTranslation(0.1, 0.1, fill_mode="reflect", seed=seed + 1)
+    return keras.Sequential([keras.layers.RandomFlip("horizontal", seed=seed), shift])
+
+
+def normalised(layer: keras.Layer) -> keras.Layer:
+    """Return a copy of a layer; of a convolution, one with BatchNorm before its activation."""
+    copy = type(layer).from_config(layer.get_config())
+    if not isinstance(layer, keras.layers.Conv2D):
+        return copy
+    copy.use_bias, copy.activation = False, keras.activations.linear
+    norm = keras.layers.BatchNormalization(epsilon=EPSILON)
+    return keras.Sequential([copy, norm, keras.layers.ReLU()], name=layer.name)
+
+
+def plain_weights(body: keras.Model) -> list[np.ndarray]:
+    """Return the weights in the order of the unchanged architecture, VGG16's BatchNorm folded."""
+    values = []
+    for layer in body.layers:
+        if isinstance(layer, keras.Sequential):
+            kernel, gamma, beta, mean, variance = layer.get_weights()
+            factor = gamma / np.sqrt(variance + EPSILON)
+            values += [kernel * factor, beta - mean * factor]
+        else:
+            values += layer.get_weights()
+    return values
+
+
+def set_plain_weights(body: keras.Model, values: list[np.ndarray]) -> None:
+    """Undo `plain_weights`: the same function, with a BatchNorm that adds the bias alone."""
+    values = iter(values)
+    for layer in body.layers:
+        if isinstance(layer, keras.Sequential):
+            kernel, bias = next(values), next(values)
+            ones, zeros = np.ones_like(bias), np.zeros_like(bias)
+            layer.set_weights([kernel, ones, bias, zeros, ones - EPSILON])
+        else:
+            layer.set_weights([next(values) for _ in layer.weights])
+
+
 def blend(share, values):
     """Return mixup's blend of a batch with itself in reverse order (Zhang et al. 2018)."""
     return share * values + (1 - share) * keras.ops.flip(values, 0)
@@ -173,14 +238,15 @@ def build(options: argparse.Namespace, classes: int, steps: int) -> Pupil:
         teacher.trainable = False
         pooled, answers = teacher.layers[-2].output, teacher.layers[-1]
         trunk, top = keras.Model(teacher.input, pooled), keras.Sequential([answers])
-        pupil = Pupil(backbone, trunk, top, classes, options.seed, options.mixup)
-    rate = RATES[backbone.key] * (options.batch / 512) ** 0.5
+        pupil = Pupil(backbone, trunk, top, classes, options)
+    rate = RATE * (options.batch / 512) ** 0.5
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=rate, warmup_steps=steps // 20, alpha=0.001
     )
+    memory = 1 - 20 / max(steps, 40)  # the last twentieth counts
     pupil.compile(
         keras.optimizers.AdamW(
-            schedule, weight_decay=0.05, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998
+            schedule, weight_decay=0.05, global_clipnorm=1.0, use_ema=True, ema_momentum=memory
         ),
         # XLA gains on a graphics card; on a processor it lacks oneDNN's convolutions.
         jit_compile=keras.backend.backend() == "jax",
@@ -210,18 +276,19 @@ def averaged(pupil: Pupil):
         variable.assign(value)
 
 
-def finish(pupil: Pupil, options: argparse.Namespace, history: list, measure) -> None:
-    """Store the rounded backbone and what is known of it."""
+def finish(pupil: Pupil, options, photographs: str, history: list, measure) -> None:
+    """Store the rounded backbone and its card: what it learnt from, how, and how well."""
     file = options.state / f"{pupil.backbone.snake_name}_tiny_imagenet_notop.npz"
-    quantised.save(file, pupil.body.get_weights())
-    pupil.body.set_weights(quantised.load(file))
+    quantised.save(file, plain_weights(pupil.body))
+    set_plain_weights(pupil.body, quantised.load(file))
     card = {
         "backbone": pupil.backbone.name,
-        "photographs": "Tiny ImageNet, 202 classes, 64 x 64 pixels",
+        "photographs": photographs,
+        "licence": LICENCE,
         "teacher": {"file": options.teacher.name, "sha256": sha256_file(options.teacher)},
         "recipe": {
             name: getattr(options, name)
-            for name in ("epochs", "batch", "sides", "mixup", "fixed", "seed")
+            for name in ("epochs", "batch", "sides", "mixup", "augmentation", "fixed", "seed")
         },
         "seconds": sum(record["seconds"] for record in history),
         "held_out_accuracy": history[-1]["accuracy"],
@@ -247,6 +314,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
     parser.add_argument("--mixup", type=float, default=0.2)
+    parser.add_argument("--augmentation", choices=("full", "light"), default="full")
     parser.add_argument("--fixed", action="store_true", help="ask the teacher only once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use this many photographs only")
@@ -285,6 +353,7 @@ def main() -> None:
             for make in (pupil.make_train_function, pupil.make_predict_function):
                 make(force=True)
         start = time.monotonic()
+        pupil.begin(number)
         fitted = pupil.fit(batches(number), steps_per_epoch=steps, verbose=0)
         record = {"round": number, "side": side, "loss": fitted.history["loss"][0]}
         record["seconds"] = time.monotonic() - start
@@ -299,8 +368,12 @@ def main() -> None:
     if len(history) < rounds:
         print(f"{len(history)} of {rounds} rounds; give the same command again to go on")
         return
+    used = (
+        f"Tiny ImageNet, {len(train):,} photographs of {labels.max() + 1} ImageNet classes, "
+        f"{SIDE} x {SIDE} pixels; {len(held_out):,} more held out"
+    )
     with averaged(pupil):
-        finish(pupil, options, history, lambda: accuracy(pupil, pixels, labels, held_out))
+        finish(pupil, options, used, history, lambda: accuracy(pupil, pixels, labels, held_out))
 
 
 if __name__ == "__main__":
