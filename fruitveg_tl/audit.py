@@ -1,15 +1,20 @@
 """What is wrong with a set of photographs before any network sees it."""
 
+from dataclasses import replace
+
 import imagehash
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, sparse
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 
 from fruitveg_tl.datasets import Dataset
 
+SIZE = 64  # pixels for which a re-split looks for duplicates, whatever the networks are given
 HASH_BITS = 64
+FOLDS = 10  # of a re-split: seven to train on, one to choose by, two to test on
 NEAR = 4  # bits of 64; what differs by more is, in what was looked at, another photograph
 
 
@@ -64,6 +69,43 @@ def leaked(pairs: pd.DataFrame) -> np.ndarray:
     across = pairs[splits.sum(axis=1) == 1]
     in_test = np.where(across["first_split"] == "test", across["first"], across["second"])
     return np.unique(in_test.astype(int))
+
+
+def groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
+    """Return the group of every photograph: two stand in one if a chain of pairs joins them.
+
+    Args:
+        pairs: from `duplicates`: the edges of a graph whose connected components are the groups.
+        count: number of photographs.
+    """
+    edges = sparse.coo_array(
+        (np.ones(len(pairs)), (pairs["first"].astype(int), pairs["second"].astype(int))),
+        shape=(count, count),
+    )
+    return sparse.csgraph.connected_components(edges, directed=False)[1]
+
+
+def resplit(dataset: Dataset, pixels: np.ndarray, seed: int = 0) -> Dataset:
+    """Return the same photographs, split anew so that no group of duplicates is torn apart.
+
+    Stratified by class, about 70/10/20 (`StratifiedGroupKFold` of scikit-learn). Photographs taken
+    one after the other that are no near duplicates may still be parted: a split by shop or day,
+    where the source has one, is harder.
+
+    Args:
+        dataset: the photographs as distributed.
+        pixels: see `duplicates`.
+        seed: another seed, another split.
+    """
+    members = groups(duplicates(dataset, pixels), len(dataset.index))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    split = np.full(len(dataset.index), "train", dtype=object)
+    for fold, (_, rows) in enumerate(folds.split(members, dataset.labels, members)):
+        if fold < 3:
+            split[rows] = "val" if fold == 0 else "test"
+    index = dataset.index.assign(split=split.astype(str))
+    index = index.sort_values(["split", "path"]).reset_index(drop=True)
+    return replace(dataset, name=f"{dataset.name}-resplit", index=index)
 
 
 def quality(pixels: np.ndarray) -> pd.DataFrame:

@@ -95,6 +95,11 @@ BACKBONES = {
 }
 
 
+def divide_by_255(pixels):
+    """Scale RGB to 0..1, whatever a backbone was trained with: a mistake made on purpose."""
+    return pixels / 255.0
+
+
 @dataclass(frozen=True)
 class Network:
     """A whole network and its parts, which share layers and therefore weights.
@@ -136,6 +141,7 @@ def build_network(
     size: int,
     weights: Sequence[np.ndarray] | None = None,
     frozen: bool = True,
+    update_batch_norm: bool = False,
 ) -> Network:
     """Build backbone, global average pooling and a softmax head as one graph.
 
@@ -149,6 +155,7 @@ def build_network(
             layer, so their statistics stand still also while the tail is fine-tuned (calling
             with `training=False` is not enough in Keras 3, keras #20285). False for training
             from scratch: everything is trainable and there is no prefix.
+        update_batch_norm: True trains the tail's BatchNorm layers as well, statistics included.
     """
     pixels = keras.Input((size, size, 3), name="rgb_0_255")
     body = backbone.constructor(
@@ -160,18 +167,17 @@ def build_network(
     # The head's output is float32 whatever the precision of the rest: probabilities near 0 and 1.
     output = keras.layers.Dense(classes, "softmax", dtype="float32", name="head")(pooled)
     model = keras.Model(pixels, output, name=backbone.key)
+    norms = [layer for layer in body.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for norm in norms:
+        # Keras' 0.99 and 0.999 need thousands of steps to follow; here are hundreds.
+        norm.momentum = 0.9
     if not frozen:
-        for layer in body.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                # Keras' 0.99 and 0.999 need thousands of steps to follow; here are hundreds.
-                layer.momentum = 0.9
         return Network(model, None, keras.Model(pixels, pooled), model)
     boundary = body.get_layer(backbone.boundary).output
+    for norm in norms:
+        norm.trainable = update_batch_norm
     prefix = keras.Model(pixels, boundary, name="prefix")
     prefix.trainable = False
-    for layer in body.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
     return Network(
         model, prefix, keras.Model(boundary, pooled), keras.Model(boundary, output, name="tail")
     )

@@ -1,7 +1,7 @@
 """What a run is, and where its files are."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 ROOT = Path(os.environ.get("FRUITVEG_HOME", Path(__file__).resolve().parents[1]))
@@ -12,6 +12,8 @@ FIGURES_DIR = ROOT / "figures"
 
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
+
+DEPARTURES = ("resplit", "per_class", "probe_first", "update_batch_norm", "divide_by_255")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class RunConfig:
         mixup: alpha of mixup in fine-tuning and from scratch, see `training.Batches`.
         patience: epochs without a lower validation loss before a phase stops.
         weight_decay: of AdamW (Loshchilov & Hutter 2019).
+        resplit: split the photographs anew, duplicates together, see `audit.resplit`.
+        per_class: train on so many photographs of each class, chosen by the seed; None for all.
+        probe_first: False leaves the linear probe out: fine-tuning starts from a random head.
+        update_batch_norm: True trains BatchNorm behind the boundary like any layer, and lets its
+            statistics follow the batches: a common mistake with few photographs.
+        divide_by_255: True replaces the backbone's own preprocessing: another one.
     """
 
     dataset: str
@@ -54,10 +62,18 @@ class RunConfig:
     mixup: float = 0.4
     patience: int = 12
     weight_decay: float = 1e-2
+    resplit: bool = False
+    per_class: int | None = None
+    probe_first: bool = True
+    update_batch_norm: bool = False
+    divide_by_255: bool = False
 
     def to_dict(self) -> dict:
-        """Return the settings as plain values for JSON."""
-        return asdict(self)
+        """Return the settings as plain values for JSON, departures from the protocol if any."""
+        # Runs finished before a departure was thought of keep their identity.
+        usual = {field.name: field.default for field in fields(self)}
+        settings = asdict(self)
+        return {k: v for k, v in settings.items() if k not in DEPARTURES or v != usual[k]}
 
 
 # The sample set is for seeing everything work, anywhere: small photographs, few epochs, and random

@@ -77,7 +77,8 @@ def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = Non
     """Find a dataset, fetching or generating it if needed, and index it.
 
     Args:
-        name: "sample", "grocery", "fruits-veges", or the path of a folder with either
+        name: "sample", "grocery" (fruit and vegetables), "grocery-all" (packages too, as in the
+            published tables), "fruits-veges", or the path of a folder with either
             train/validation/test folders of class folders, or class folders alone (then split
             70/10/20, stratified and seeded).
         labels: "coarse" or "fine", for grocery only.
@@ -91,15 +92,27 @@ def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = Non
         raise InputError(f"unknown labels {labels!r}; choose coarse or fine")
     if name in DATASETS:
         root, source = DATASETS[name](Path(data) if data else None, labels)
-        title = f"{name}-{labels}" if name == "grocery" else name
+        title = f"{name}-{labels}" if name in GROCERY else name
     elif Path(name).is_dir():
         root, source, title = Path(name), _from_folders(Path(name)), Path(name).resolve().name
     else:
         known = ", ".join(DATASETS)
         raise InputError(f"unknown dataset {name!r}; choose one of {known}, or give a folder")
     # Upstream's own validation split of grocery lacks four classes; that split is kept as it is.
-    required = ("train", "test") if name == "grocery" else SPLITS
+    required = ("train", "test") if name in GROCERY else SPLITS
     return _index(title, root, list(source), required)
+
+
+def levels(dataset: Dataset) -> pd.DataFrame:
+    """Return what the classes of grocery belong to, narrow groups first.
+
+    Returns:
+        one row per class, in their order: fruit (e.g. Apple, also of a vegetable) and kind (Fruit,
+        Vegetables or Packages), from the folders of the photographs.
+    """
+    folders = dataset.index["path"].str.split("/", expand=True)
+    found = pd.DataFrame({"fruit": folders[2], "kind": folders[1], "class": dataset.index["label"]})
+    return found.drop_duplicates("class").set_index("class").loc[list(dataset.classes)]
 
 
 def _index(
@@ -159,7 +172,9 @@ def _fruits_veges(data: Path | None, labels: str) -> tuple[Path, Iterator[Photog
     return root, _from_folders(root)
 
 
-def _grocery(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]]:
+def _grocery(
+    data: Path | None, labels: str, kinds: tuple[str, ...] = ("Fruit", "Vegetables")
+) -> tuple[Path, Iterator[Photograph]]:
     root = data or download.grocery(DATA_DIR / "grocery")
     root = root / "dataset" if (root / "dataset").is_dir() else root
     if not (root / "classes.csv").is_file():
@@ -167,18 +182,22 @@ def _grocery(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]
             f"{root}: no classes.csv here; --data or FRUITVEG_DATA must be the folder of the "
             "Grocery Store Dataset that holds dataset/"
         )
-    return root, _from_lists(root, labels)
+    return root, _from_lists(root, labels, kinds)
 
 
-def _from_lists(root: Path, labels: str) -> Iterator[Photograph]:
-    """Read the Grocery Store Dataset's own split files, fruit and vegetables only."""
+def _grocery_all(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]]:
+    return _grocery(data, labels, ("Fruit", "Vegetables", "Packages"))
+
+
+def _from_lists(root: Path, labels: str, kinds: tuple[str, ...]) -> Iterator[Photograph]:
+    """Read the Grocery Store Dataset's own split files."""
     with (root / "classes.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
     names = {int(number): {"fine": fine, "coarse": coarse} for fine, number, coarse, *_ in rows}
     for split in SPLITS:
         for line in (root / f"{split}.txt").read_text().splitlines():
             path, fine, _ = (field.strip() for field in line.split(","))
-            if path.split("/")[1] in ("Fruit", "Vegetables"):
+            if path.split("/")[1] in kinds:
                 yield root / path, names[int(fine)][labels], split
 
 
@@ -237,8 +256,10 @@ def _folders(folder: Path) -> list[Path]:
     )
 
 
+GROCERY = ("grocery", "grocery-all")
 DATASETS: dict[str, Callable[[Path | None, str], tuple[Path, Iterator[Photograph]]]] = {
     "sample": _sample,
     "grocery": _grocery,
+    "grocery-all": _grocery_all,
     "fruits-veges": _fruits_veges,
 }

@@ -141,6 +141,43 @@ def interval(
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def collapse(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Read answers at a coarser level: add up the probabilities of each group's classes.
+
+    Args:
+        probabilities: shape (n, classes).
+        groups: the group of each class.
+
+    Returns:
+        probabilities of shape (n, number of groups), and the groups in their order, sorted.
+    """
+    names, position = np.unique(np.asarray(groups, str), return_inverse=True)
+    return probabilities @ np.eye(len(names))[position], names.tolist()
+
+
+def severity(labels: np.ndarray, predicted: np.ndarray, levels: pd.DataFrame) -> pd.Series:
+    """Sort answers by how wrong they are.
+
+    Args:
+        labels: true class indices, shape (n,).
+        predicted: answered class indices, shape (n,).
+        levels: one row per class in their order; columns name its groups, narrow ones first.
+
+    Returns:
+        shares of all answers that sum to 1: "right"; for each level "same LEVEL", wrong but within
+        that group and no narrower one; "other" in none.
+    """
+    groups = {"right": np.arange(len(levels))}
+    groups |= {f"same {level}": levels[level].to_numpy() for level in levels}
+    rest = np.ones(len(labels), bool)
+    shares = {}
+    for name, codes in groups.items():
+        agree = rest & (codes[labels] == codes[predicted])
+        shares[name] = agree.mean()
+        rest &= ~agree
+    return pd.Series(shares | {"other": rest.mean()})
+
+
 def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):

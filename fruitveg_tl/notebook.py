@@ -43,19 +43,21 @@ class Study:
         """Side of the photographs in pixels."""
         return self.settings.get("size", RunConfig.size)
 
-    def run(self, backbone: str, strategy: str = "transfer", network: bool = False) -> list[str]:
+    def run(self, backbone: str, network: bool = False, **changes) -> list[str]:
         """Return the folder names of the finished runs, one per seed, computing what is missing.
 
         Args:
             backbone: e.g. "vgg16".
-            strategy: "transfer" or "scratch".
             network: True if the first run's trained network is needed too. It is not kept in Git,
                 so where it is missing the run is repeated.
+            changes: fields of `RunConfig` that differ from the study's, e.g. strategy="scratch".
         """
         folders: list[Path] = []
         for seed in self.seeds:
             config = RunConfig(
-                self.name, backbone, self.labels, strategy, seed=seed, **self.settings
+                self.name,
+                backbone,
+                **({"labels": self.labels, "seed": seed} | self.settings | changes),
             )
             folder = study.run(config)
             if network and not folders and not (folder / "model.keras").exists():

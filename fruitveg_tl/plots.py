@@ -232,6 +232,30 @@ def scores(found: pd.DataFrame) -> Figure:
     return figure
 
 
+def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Show confidence against accuracy, and the error rate against the share of answers kept.
+
+    Args:
+        tables: model name to `calibration.reliability`.
+        curves: model name to `calibration.risk_coverage`.
+    """
+    figure, axes = _figure(3.4, 1, 2)
+    left, right = axes[0]
+    left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for number, name in enumerate(tables):
+        style = {"color": COLOURS[number], "linestyle": STYLES[number % len(STYLES)]}
+        found, curve = tables[name], curves[name]
+        marker = MARKERS[number % len(MARKERS)]
+        left.plot(found["confidence"], found["accuracy"], marker=marker, markersize=4, **style)
+        right.plot(curve["coverage"], curve["risk"], label=_wrapped([name])[0], **style)
+    left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    right.set(xlabel="share of answers kept, surest first", ylabel="share of those wrong")
+    right.set(xlim=(0, 1), ylim=(0, None))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
 def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Show F1 of every class, one shape per model, sorted by their mean.
 

@@ -9,6 +9,7 @@ One folder per run below `data/results/`, written in one atomic step when the ru
     per_class.csv             `metrics.per_class` of the last stage
     test.csv                  path and true label of every test photograph
     probabilities-STAGE.npy   float32 (n_test, classes), rows as in test.csv
+    val.csv, validation-STAGE.npy   the same for the validation split
     model.keras               the whole network, raw RGB in (not kept in Git)
     model.keras.sha256        its hash, as `sha256sum -c` reads it (not kept in Git)
 """
@@ -48,19 +49,35 @@ def write(
     history: list[dict],
     dataset: Dataset,
     probabilities: dict[str, np.ndarray],
+    validation: dict[str, np.ndarray],
     model: keras.Model,
 ) -> None:
-    """Store a finished run; `folder` appears whole or not at all."""
-    rows = dataset.rows("test")
-    labels = dataset.labels[rows]
+    """Store a finished run; `folder` appears whole or not at all.
+
+    Args:
+        folder: of the run.
+        settings: what was run.
+        provenance: where it comes from.
+        history: one record per stage and epoch.
+        dataset: the photographs.
+        probabilities: per stage, the answers for the test split.
+        validation: per stage, the answers for the validation split.
+        model: the whole network.
+    """
+    labels = dataset.labels[dataset.rows("test")]
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         write_json(temporary / "config.json", settings.to_dict())
         write_json(temporary / "provenance.json", provenance)
         pd.DataFrame(history).to_csv(temporary / "history.csv", index=False)
-        dataset.index.loc[rows, ["path", "label"]].to_csv(temporary / "test.csv", index=False)
-        for stage, values in probabilities.items():
-            np.save(temporary / f"probabilities-{slug(stage)}.npy", values.astype(np.float32))
+        for split, name, answers in (
+            ("test", "probabilities", probabilities),
+            ("val", "validation", validation),
+        ):
+            photographs = dataset.index.loc[dataset.rows(split), ["path", "label"]]
+            photographs.to_csv(temporary / f"{split}.csv", index=False)
+            for stage, values in answers.items():
+                np.save(temporary / f"{name}-{slug(stage)}.npy", values.astype(np.float32))
         scores = {stage: metrics.evaluate(labels, p) for stage, p in probabilities.items()}
         write_json(temporary / "metrics.json", scores)
         last = list(probabilities.values())[-1]
@@ -131,7 +148,17 @@ class Run:
     @cached_property
     def labels(self) -> np.ndarray:
         """Class index of every test photograph, shape (n,)."""
-        return np.searchsorted(np.array(self.classes), self.test["label"].to_numpy(str))
+        return self._class_index(self.test)
+
+    def validation(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the validation split's class indices (n,) and answers (n, classes)."""
+        photographs = pd.read_csv(self.folder / "val.csv", keep_default_na=False)
+        return self._class_index(photographs), np.load(
+            self.folder / f"validation-{slug(stage)}.npy"
+        )
+
+    def _class_index(self, photographs: pd.DataFrame) -> np.ndarray:
+        return np.searchsorted(np.array(self.classes), photographs["label"].to_numpy(str))
 
     @cached_property
     def probabilities(self) -> dict[str, np.ndarray]:
@@ -183,12 +210,14 @@ def read(results: Path | None = None) -> pd.DataFrame:
     Returns:
         dataset, model, stage, weights (source), size in pixels, seed, run (folder name), every
         metric, parameters (trained in that stage), seconds (of training up to that stage's end,
-        the frozen part included) and settings (equal for runs that differ in the seed alone).
+        the frozen part included), departure (from the study's protocol, in words; mostly none) and
+        settings (equal for runs that differ in the seed alone).
     """
     rows = []
     for file in sorted((results or config.RESULTS_DIR).glob("*/metrics.json")):
         scores, settings, provenance = _read_json(file.parent)
         seed = settings.pop("seed")
+        departure = ", ".join(f"{k} {settings[k]}" for k in config.DEPARTURES if k in settings)
         del settings["weights"]  # the way they were asked for; what they are stands on its own
         spent = provenance["seconds"]["frozen"]
         for stage in (stage for stage in config.STAGES if stage in scores):
@@ -204,6 +233,7 @@ def read(results: Path | None = None) -> pd.DataFrame:
                     "parameters": provenance["trained_parameters"][stage],
                     "seconds": spent,
                     "run": file.parent.name,
+                    "departure": departure,
                     "settings": json.dumps([settings, provenance["dataset"]["sha256"]]),
                 }
                 | scores[stage]
@@ -224,19 +254,21 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     keys = ["dataset", "model", "size", "stage", "weights", "settings"]
     for (dataset, model, size, stage, weights, _), group in runs.groupby(keys, sort=False):
+        departure = group["departure"].iloc[0]
+        position = list(config.STAGES).index(stage)
         scores = {title: _spread(group[name]) for title, name in SCORES.items()}
         rows.append(
             {
                 "Dataset": dataset,
                 "Model": model,
                 "Pixels": size,
-                "Stage": stage,
+                "Stage": f"{stage}, {departure}" if departure else stage,
                 "Weights": weights,
                 **scores,
                 "Seeds": len(group),
                 "Trained parameters": f"{int(group['parameters'].iloc[0]):,}",
                 "Training time": _duration(group["seconds"].mean()),
-                "order": (dataset, size, list(config.STAGES).index(stage), model, weights),
+                "order": (dataset, size, position, model, weights, departure),
             }
         )
     return pd.DataFrame(sorted(rows, key=lambda row: row.pop("order")))
@@ -251,12 +283,14 @@ def markdown(table: pd.DataFrame) -> str:
 def fill(text: str, runs: pd.DataFrame) -> str:
     """Replace what stands between `<!-- results DATASET -->` and `<!-- /results -->` in `text`.
 
+    Runs that depart from the study's protocol are left out.
+
     Raises:
         InputError: if a marked dataset has no finished run.
     """
 
     def block(match: re.Match) -> str:
-        chosen = runs[runs["dataset"] == match[2]] if len(runs) else runs
+        chosen = runs[(runs["dataset"] == match[2]) & (runs["departure"] == "")]
         if not len(chosen):
             raise InputError(f"no finished run of {match[2]}; run it first, see README")
         return f"{match[1]}\n{markdown(table(chosen).drop(columns='Dataset'))}\n{match[3]}"

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 
-from fruitveg_tl import backbones, datasets, results, runtime, weights
+from fruitveg_tl import audit, backbones, datasets, results, runtime, weights
 from fruitveg_tl.config import CACHE_DIR, FINETUNED, PROBE, RESULTS_DIR, SCRATCH, RunConfig
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.features import Activations, activations_key, compute_activations
@@ -41,13 +43,23 @@ class _Run:
     state: Path
     seconds: dict[str, float] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
+    # Per stage the answers for the test and for the validation split.
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    validation: dict[str, np.ndarray] = field(default_factory=dict)
     trained: dict[str, int] = field(default_factory=dict)
     interpolation: dict[str, float] | None = None
 
     def evaluation(self, split: str, plain: np.ndarray) -> Batches:
         rows = self.dataset.rows(split)
         return Batches([plain], [rows], self.one_hot(rows), EVALUATION_BATCH)
+
+    @cached_property
+    def learnt(self) -> np.ndarray:
+        """Positions, among the training photographs, of those to train on."""
+        labels = self.dataset.labels[self.dataset.rows("train")]
+        order = np.random.default_rng(self.config.seed).permutation(len(labels))
+        by_class = pd.Series(labels[order]).groupby(labels[order]).cumcount().to_numpy()
+        return np.sort(order[by_class < (self.config.per_class or len(labels))])
 
     def one_hot(self, rows: np.ndarray) -> np.ndarray:
         return np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.labels[rows]]
@@ -77,6 +89,8 @@ def run(
     backbone = backbones.backbone_by_name(config.backbone)
     config = replace(config, finetune_rate=config.finetune_rate or backbone.finetune_rate)
     dataset = datasets.load(config.dataset, config.labels, data)
+    if config.resplit:
+        dataset = audit.resplit(dataset, dataset.pixels(audit.SIZE))
     scratch = config.strategy == "scratch"
     source = weights.resolve(backbone, "random" if scratch else config.weights, config.seed)
     precision = precision or runtime.frozen_precision()
@@ -113,8 +127,15 @@ def _execute(
         train = dataset.rows("train")
         some = pixels[train[:: min(SETTLE_EVERY, 1 + len(train) // SETTLE_LEAST)]]
         source = replace(source, values=weights.settle(backbone, source.values, some))
+    if config.divide_by_255:
+        backbone = replace(backbone, preprocess_input=backbones.divide_by_255)
     network = backbones.build_network(
-        backbone, len(dataset.classes), config.size, source.values, frozen=not scratch
+        backbone,
+        len(dataset.classes),
+        config.size,
+        source.values,
+        frozen=not scratch,
+        update_batch_norm=config.update_batch_norm,
     )
     activations = _activations(config, backbone, dataset, source, network, precision)
     seconds["frozen"] = activations.seconds
@@ -123,7 +144,8 @@ def _execute(
     if scratch:
         _train_tail(work, SCRATCH, config.scratch_rate)
     else:
-        _linear_probe(work)
+        if config.probe_first:
+            _linear_probe(work)
         _train_tail(work, FINETUNED, config.finetune_rate)
 
     provenance = {
@@ -131,7 +153,7 @@ def _execute(
             "name": dataset.name,
             "sha256": dataset.digest,
             "classes": list(dataset.classes),
-            "photographs": dataset.split_sizes(),
+            "photographs": dataset.split_sizes() | {"train": len(work.learnt)},
         },
         "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
         "trained_parameters": work.trained,
@@ -143,7 +165,14 @@ def _execute(
         "environment": runtime.environment(),
     }
     results.write(
-        folder, config, provenance, work.history, dataset, work.probabilities, network.model
+        folder,
+        config,
+        provenance,
+        work.history,
+        dataset,
+        work.probabilities,
+        work.validation,
+        network.model,
     )
     shutil.rmtree(state, ignore_errors=True)
 
@@ -155,6 +184,8 @@ def _check(config: RunConfig) -> None:
         raise InputError(f"size {config.size}: the backbones need at least 32 pixels")
     if config.views < 0 or min(config.probe_epochs, config.finetune_epochs) < 1:
         raise InputError("views must be 0 or more, and every phase needs at least one epoch")
+    if config.per_class is not None and config.per_class < 1:
+        raise InputError("at least one photograph of each class is needed to train on")
 
 
 def _say_if_random(backbone: backbones.Backbone, source: weights.SourceWeights) -> None:
@@ -168,7 +199,7 @@ def _activations(config, backbone, dataset, source, network, precision) -> Activ
         key = activations_key(dataset.pixels_key(config.size), "pixels", "", "uint8")
         prefix = pool = None
     else:
-        part = f"{backbone.key} to {backbone.boundary}"
+        part = f"{backbone.key} to {backbone.boundary}" + "/255" * config.divide_by_255
         key = activations_key(dataset.pixels_key(config.size), part, source.digest, precision)
         with runtime.dtype_policy(precision):
             prefix = backbones.build_network(
@@ -192,8 +223,8 @@ def _linear_probe(work: _Run) -> None:
     views = [found.pooled_plain, *found.pooled_views]
     _fit(work, PROBE, probe, views, config.probe_rate, config.probe_epochs, mixup=0)
     work.network.head.set_weights(probe.layers[-1].get_weights())
-    test = found.pooled_plain[work.dataset.rows("test")]
-    work.probabilities[PROBE] = probe.predict_on_batch(test)
+    for split, answers in (("test", work.probabilities), ("val", work.validation)):
+        answers[PROBE] = probe.predict_on_batch(found.pooled_plain[work.dataset.rows(split)])
 
 
 def _train_tail(work: _Run, stage: str, rate: float) -> None:
@@ -205,6 +236,7 @@ def _train_tail(work: _Run, stage: str, rate: float) -> None:
         work.interpolation = interpolate(tail, start, work.evaluation("val", found.plain))
     with _timed(work.seconds, "evaluation"):
         work.probabilities[stage] = predict(tail, work.evaluation("test", found.plain))
+        work.validation[stage] = predict(tail, work.evaluation("val", found.plain))
 
 
 def _fit(
@@ -217,9 +249,9 @@ def _fit(
     mixup: float,
 ) -> None:
     config, dataset = work.config, work.dataset
-    train = dataset.rows("train")
+    train = dataset.rows("train")[work.learnt]
     # The plain view holds every photograph, an augmented one the training photographs alone.
-    rows = [train] + [np.arange(len(train))] * (len(views) - 1)
+    rows = [train] + [work.learnt] * (len(views) - 1)
     labels = work.one_hot(train)
     steps = epochs * -(-len(train) // config.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(

@@ -55,6 +55,40 @@ def test_pairs_within_a_split_are_no_leak():
     assert audit.leaked(pairs).tolist() == [2]
 
 
+def test_a_chain_of_pairs_is_one_group():
+    pairs = pd.DataFrame({"first": [0, 1, 4], "second": [1, 3, 5]})
+    groups = audit.groups(pairs, 7)
+    assert groups[0] == groups[1] == groups[3] and groups[4] == groups[5]
+    assert len(set(groups)) == 4
+    assert len(set(audit.groups(pairs[:0], 3))) == 3
+
+
+def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_photograph(tmp_path, home):
+    pictures = {
+        f"{split}/{name}/{i}.png": scene(100 * n + i % 8)  # the same eight in every split
+        for split, count in (("train", 20), ("val", 10), ("test", 10))
+        for n, name in enumerate(("kiwi", "pear"))
+        for i in range(count)
+    }
+    pictures |= {
+        f"train/{name}/more{i}.png": scene(1000 * (n + 1) + i)
+        for n, name in enumerate(("kiwi", "pear"))
+        for i in range(40)
+    }
+    dataset = write(tmp_path / "set", pictures)
+    assert len(audit.leaked(audit.duplicates(dataset, dataset.pixels(64))))
+    again = audit.resplit(dataset, dataset.pixels(64))
+    assert again.name == "set-resplit" and again.digest != dataset.digest
+    assert sorted(again.index["path"]) == sorted(dataset.index["path"])
+    assert not len(audit.leaked(audit.duplicates(again, again.pixels(64))))
+    sizes = again.split_sizes()
+    assert all(
+        abs(sizes[k] / 160 - share) < 0.1 for k, share in zip(sizes, (0.7, 0.1, 0.2), strict=True)
+    )
+    counts = pd.crosstab(again.index["label"], again.index["split"])
+    assert (counts.loc["kiwi"] - counts.loc["pear"]).abs().max() <= 10
+
+
 def test_quality_orders_photographs_as_the_eye_does():
     sharp = np.asarray(scene(3).resize((64, 64)))
     noise = np.random.default_rng(0).integers(-20, 20, sharp.shape)

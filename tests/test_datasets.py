@@ -118,6 +118,19 @@ def test_grocery_keeps_fruit_and_vegetables_and_both_label_levels(groceries):
     assert load("grocery", "coarse", groceries / "dataset").digest == coarse.digest
 
 
+def test_packages_come_with_grocery_all(groceries):
+    whole = load("grocery-all", "coarse", groceries)
+    assert whole.name == "grocery-all-coarse" and whole.classes == ("Apple", "Leek", "Milk")
+    assert whole.split_sizes() == {"train": 8, "val": 8, "test": 8}
+
+
+def test_levels_say_what_each_class_belongs_to(groceries):
+    levels = datasets.levels(load("grocery-all", "fine", groceries))
+    assert levels.index.tolist() == ["Granny-Smith", "Leek", "Oat-Milk", "Pink-Lady"]
+    assert levels["fruit"].tolist() == ["Apple", "Leek", "Milk", "Apple"]
+    assert levels["kind"].tolist() == ["Fruit", "Vegetables", "Packages", "Fruit"]
+
+
 def test_grocery_may_lack_a_class_in_validation_but_not_in_training(groceries):
     for split in ("val", "train"):
         file = groceries / "dataset" / f"{split}.txt"
@@ -134,6 +147,9 @@ def test_the_real_grocery_dataset_has_its_published_sizes_and_the_pinned_content
     dataset = load("grocery", data=SHARED)
     assert len(dataset.classes) == 34 and len(load("grocery", "fine", SHARED).classes) == 50
     assert dataset.split_sizes() == {"train": 1776, "val": 196, "test": 1704}
+    whole = load("grocery-all", "fine", SHARED)
+    assert len(whole.classes) == 81
+    assert whole.split_sizes() == {"train": 2640, "val": 296, "test": 2485}
     assert download.content_sha256(SHARED / "dataset") == download.GROCERY_SHA256
 
 
@@ -162,7 +178,9 @@ def test_what_is_wrong_in_a_folder_is_named(photographs, change, named):
 
 
 def test_names_that_do_not_exist(tmp_path):
-    with pytest.raises(InputError, match=r"unknown dataset 'kiwis'.*sample, grocery, fruits-veges"):
+    with pytest.raises(
+        InputError, match=r"unknown dataset 'kiwis'.*sample, grocery, grocery-all, fruits-veges"
+    ):
         load("kiwis")
     with pytest.raises(InputError, match="unknown labels"):
         load("grocery", "medium")

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,12 +7,14 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from fruitveg_tl.metrics import (
     accuracy,
+    collapse,
     confused_pairs,
     confusion,
     evaluate,
     interval,
     macro_f1,
     per_class,
+    severity,
 )
 
 
@@ -116,3 +119,30 @@ def test_fast_scores_are_those_of_scikit_learn(seed, n, classes):
     expected = f1_score(labels, predicted, average="macro", zero_division=0)
     assert macro_f1(labels, predicted) == pytest.approx(expected)
     assert accuracy(labels, predicted) == accuracy_score(labels, predicted)
+
+
+LEVELS = pd.DataFrame(
+    {"fruit": ["Apple", "Apple", "Pear", "Leek"], "kind": ["Fruit", "Fruit", "Fruit", "Vegetables"]}
+)
+
+
+def test_mistakes_are_sorted_by_how_far_off_they_are():
+    labels, predicted = np.array([0, 0, 0, 0, 3]), np.array([0, 1, 2, 3, 3])
+    found = severity(labels, predicted, LEVELS)
+    expected = {"right": 0.4, "same fruit": 0.2, "same kind": 0.2, "other": 0.2}
+    assert found.to_dict() == pytest.approx(expected)
+
+
+@given(st.integers(0, 1000), st.integers(1, 30))
+def test_shares_of_severity_sum_to_one(seed, n):
+    labels, predicted = np.random.default_rng(seed).integers(0, 4, (2, n))
+    found = severity(labels, predicted, LEVELS)
+    assert found.sum() == pytest.approx(1) and (found >= 0).all()
+    assert found["right"] == pytest.approx(accuracy(labels, predicted))
+
+
+def test_fine_answers_are_read_at_the_coarse_level_by_their_sums():
+    probabilities = np.array([[0.3, 0.3, 0.4, 0.0], [0.1, 0.0, 0.2, 0.7]])
+    coarse, names = collapse(probabilities, LEVELS["fruit"])
+    assert names == ["Apple", "Leek", "Pear"]
+    np.testing.assert_allclose(coarse, [[0.6, 0.0, 0.4], [0.1, 0.7, 0.2]])

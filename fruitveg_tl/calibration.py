@@ -1,0 +1,79 @@
+"""Whether a network's probabilities can be taken at their word.
+
+Probabilities have shape (n, classes), labels (n,). The *confidence* of an answer is its
+probability.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special
+
+BINS = 15
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+    """Compare confidence with accuracy in bins of equal width (Guo et al. 2017).
+
+    Returns:
+        one row per bin that holds an answer: photographs, confidence and accuracy (their means).
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    # Bins are open on the left: a confidence of exactly 1 belongs to the last one.
+    found = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    answers = pd.DataFrame({"bin": found, "confidence": confidence, "accuracy": right})
+    return answers.groupby("bin").agg(
+        photographs=("accuracy", "size"),
+        confidence=("confidence", "mean"),
+        accuracy=("accuracy", "mean"),
+    )
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the mean gap between confidence and accuracy over the bins, 0 to 1 (Guo et al.)."""
+    found = reliability(labels, probabilities)
+    gaps = (found["confidence"] - found["accuracy"]).abs()
+    return float(np.average(gaps, weights=found["photographs"]))
+
+
+def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Fit the temperature that minimises the cross-entropy: above 1, the network was too sure.
+
+    To be fitted on the validation split, never on the photographs it is judged by (Guo et al.).
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = special.log_softmax(_logits(probabilities) / np.exp(log_temperature), axis=1)
+        return -scaled[np.arange(len(labels)), labels].mean()
+
+    found = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probabilities at another temperature; the order of the answers stays."""
+    return special.softmax(_logits(probabilities) / temperature, axis=1)
+
+
+def risk_coverage(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """Follow the error rate as the least sure answers are withheld (El-Yaniv & Wiener 2010).
+
+    Returns:
+        one row per number of answers kept, surest first: coverage (share kept), risk (share of
+        those that is wrong), confidence (the lowest among them).
+    """
+    confidence = probabilities.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    wrong = (probabilities.argmax(1) != labels)[order]
+    kept = np.arange(1, len(labels) + 1)
+    return pd.DataFrame(
+        {
+            "coverage": kept / len(labels),
+            "risk": np.cumsum(wrong) / kept,
+            "confidence": confidence[order],
+        }
+    )
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    # The smallest float32 that is not subnormal stands for what was rounded to 0.
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
