@@ -9,8 +9,6 @@ from pathlib import Path
 
 import keras
 
-from fruitveg_tl.config import ROOT
-
 LIBRARIES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow", "scikit-learn")
 
 
@@ -67,13 +65,13 @@ def commit() -> str:
     """Return the project's Git commit, with "+changes" if the package's code differs from it."""
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "fruitveg_tl") else "")
+        return head + ("+changes" if _git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -78,6 +78,19 @@ def test_whole_network_fit_keeps_batch_norm_statistics_still():
     np.testing.assert_array_equal(norm.moving_mean.numpy(), before)
 
 
+def test_batch_norm_asked_to_move_does_so_behind_the_boundary_alone():
+    network = build_network(BACKBONES["mobilenetv2"], 3, 32, update_batch_norm=True)
+    names = ("block_2_project_BN", "block_14_project_BN")
+    means = [network.model.get_layer(name).moving_mean for name in names]
+    before = [np.array(mean) for mean in means]
+    network.tail.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    network.tail.train_on_batch(network.prefix.predict_on_batch(photographs(6)), np.arange(6) % 3)
+    moved = [
+        np.abs(np.array(mean) - old).max() > 0 for mean, old in zip(means, before, strict=True)
+    ]
+    assert moved == [False, True]
+
+
 def test_from_scratch_everything_is_trained():
     network = build_network(BACKBONES["mobilenetv2"], 3, 32, frozen=False)
     norm = network.model.get_layer("block_14_project_BN")

@@ -136,40 +136,32 @@ def test_killed_in_every_step_a_run_ends_with_the_same_results(home, quick, tmp_
 
 
 def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finished, quick):
-    changes = [{"per_class": 2}, {"probe_first": False}, {"divide_by_255": True}, {"resplit": True}]
-    folders = [study.run(replace(quick, **change)) for change in changes]
-    assert len({finished, *folders}) == 5
-    few, direct, _, resplit = map(results.load, folders)
-    assert few.provenance["dataset"]["photographs"]["train"] == 6
+    changes = [{"per_class": 2, "probe_first": False}, {"divide_by_255": True, "resplit": True}]
+    direct, resplit = (results.load(study.run(replace(quick, **change))) for change in changes)
+    assert len({finished, direct.folder, resplit.folder}) == 3
+    assert direct.provenance["dataset"]["photographs"]["train"] == 6
     assert list(direct.scores) == ["fine-tuned"]
     assert resplit.provenance["dataset"]["name"] == "photographs-resplit"
     runs = results.read()
-    shown = results.table(runs)
-    assert "fine-tuned, per_class 2" in set(shown["Stage"])
-    text = "<!-- results photographs --><!-- /results -->"
-    filled = results.fill(text, runs)
+    assert "fine-tuned, per_class 2, probe_first False" in set(results.table(runs)["Stage"])
+    filled = results.fill("<!-- results photographs --><!-- /results -->", runs)
     assert "per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
     assert results.load(finished).config.to_dict().keys().isdisjoint(config.DEPARTURES)
 
 
 def test_few_photographs_come_from_every_class_alike_and_from_the_seed(home, quick):
-    seen = {}
-    for seed in (0, 1):
-        run = replace(quick, strategy="scratch", per_class=3, seed=seed, finetune_epochs=1)
-        seen[seed] = results.load(study.run(run))
-        assert seen[seed].provenance["dataset"]["photographs"]["train"] == 9
-    assert seen[0].history["loss"][0] != seen[1].history["loss"][0]
+    dataset = load(quick.dataset)
+
+    def learnt(**changes):
+        return study._Run(replace(quick, **changes), dataset, None, None, None).learnt
+
+    some = learnt(per_class=3)
+    labels = dataset.labels[dataset.rows("train")]
+    assert np.bincount(labels[some]).tolist() == [3, 3, 3]
+    assert some.tolist() == learnt(per_class=3).tolist() != learnt(per_class=3, seed=1).tolist()
+    assert learnt().tolist() == learnt(per_class=99).tolist() == list(range(24))
     with pytest.raises(InputError, match="at least one photograph"):
         study.run(replace(quick, per_class=0))
-
-
-def test_batch_norm_moves_only_if_it_is_asked_to(home, quick):
-    config = replace(quick, backbone="mobilenetv2", finetune_epochs=1)
-    still = results.load(study.run(config)).network()
-    moved = results.load(study.run(replace(config, update_batch_norm=True))).network()
-    for name, same in (("block_2_project_BN", True), ("block_15_project_BN", False)):
-        one, other = (model.get_layer(name).moving_mean for model in (still, moved))
-        assert np.array_equal(one, other) == same
 
 
 def test_validation_answers_are_kept_beside_the_test_answers(finished, quick):
@@ -177,6 +169,6 @@ def test_validation_answers_are_kept_beside_the_test_answers(finished, quick):
     rows = dataset.rows("val")
     labels, answers = results.load(finished).validation("fine-tuned")
     np.testing.assert_array_equal(labels, dataset.labels[rows])
-    history = pd.read_csv(finished / "history.csv").groupby("stage")["val_accuracy"]
     assert answers.shape == (len(rows), 3)
-    assert (answers.argmax(1) == labels).mean() >= history.min()["fine-tuned"] - 1e-6
+    kept = results.load(finished).provenance["interpolation"]["val_loss"]
+    assert metrics.evaluate(labels, answers)["loss"] == pytest.approx(kept, rel=1e-3)
