@@ -217,7 +217,9 @@ def read(results: Path | None = None) -> pd.DataFrame:
     for file in sorted((results or config.RESULTS_DIR).glob("*/metrics.json")):
         scores, settings, provenance = _read_json(file.parent)
         seed = settings.pop("seed")
-        departure = ", ".join(f"{k} {settings[k]}" for k in config.DEPARTURES if k in settings)
+        departures = [name for name in config.DEPARTURES if name in settings]
+        departures += ["views"] if settings["views"] == 0 else []
+        departure = ", ".join(f"{name} {settings[name]}" for name in departures)
         del settings["weights"]  # the way they were asked for; what they are stands on its own
         spent = provenance["seconds"]["frozen"]
         for stage in (stage for stage in config.STAGES if stage in scores):

@@ -136,14 +136,19 @@ def test_killed_in_every_step_a_run_ends_with_the_same_results(home, quick, tmp_
 
 
 def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finished, quick):
-    changes = [{"per_class": 2, "probe_first": False}, {"divide_by_255": True, "resplit": True}]
+    changes = [
+        {"per_class": 2, "probe_first": False},
+        {"divide_by_255": True, "resplit": True, "views": 0},
+    ]
     direct, resplit = (results.load(study.run(replace(quick, **change))) for change in changes)
     assert len({finished, direct.folder, resplit.folder}) == 3
     assert direct.provenance["dataset"]["photographs"]["train"] == 6
     assert list(direct.scores) == ["fine-tuned"]
     assert resplit.provenance["dataset"]["name"] == "photographs-resplit"
     runs = results.read()
-    assert "fine-tuned, per_class 2, probe_first False" in set(results.table(runs)["Stage"])
+    stages = set(results.table(runs)["Stage"])
+    assert "fine-tuned, per_class 2, probe_first False" in stages
+    assert "fine-tuned, resplit True, divide_by_255 True, views 0" in stages
     filled = results.fill("<!-- results photographs --><!-- /results -->", runs)
     assert "per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
     assert results.load(finished).config.to_dict().keys().isdisjoint(config.DEPARTURES)
