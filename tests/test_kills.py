@@ -22,7 +22,7 @@ def test_killed_at_random_moments_nothing_is_lost(home, quick, tmp_path, tried):
     while killed < KILLS:
         process, log = start(tmp_path / f"home {finished}", quick)
         # Now and then as late as the last step, mostly sooner, to save time.
-        process.join(rng.uniform(0, span * (0.2 if killed % 4 else 1)))
+        process.join(rng.uniform(0, span * (0.2 if killed % 8 else 1)))
         if process.is_alive():
             os.kill(process.pid, signal.SIGINT if killed % 2 else signal.SIGKILL)
             process.join()
