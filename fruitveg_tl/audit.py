@@ -6,7 +6,7 @@ import imagehash
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage, sparse
+from scipy import ndimage, sparse, stats
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 
@@ -69,6 +69,33 @@ def leaked(pairs: pd.DataFrame) -> np.ndarray:
     across = pairs[splits.sum(axis=1) == 1]
     in_test = np.where(across["first_split"] == "test", across["first"], across["second"])
     return np.unique(in_test.astype(int))
+
+
+def leak_gap(right: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]:
+    """Return by how much photographs seen before flatter a network's accuracy.
+
+    Args:
+        right: is each test photograph answered right? Shape (n,); with several seeds the share of
+            them that is right.
+        clean: is it free of leaks, see `leaked`? Shape (n,), at least one.
+
+    Returns:
+        accuracy on all photographs less that on the clean ones, and its 95 % interval: percentile
+        bootstrap over the photographs (Efron 1979; SciPy, seeded).
+    """
+    right, clean = np.asarray(right, float), np.asarray(clean, bool)
+
+    def gap(rows: np.ndarray) -> float:
+        # A resample of few photographs may draw no clean one: it then says nothing of the gap.
+        kept = right[rows][clean[rows]]
+        return right[rows].mean() - kept.mean() if len(kept) else 0.0
+
+    everything = np.arange(len(right))
+    found = stats.bootstrap(
+        (everything,), gap, n_resamples=1000, vectorized=False, method="percentile", rng=0
+    )
+    low, high = found.confidence_interval
+    return float(gap(everything)), float(low), float(high)
 
 
 def groups(pairs: pd.DataFrame, count: int) -> np.ndarray:

@@ -256,6 +256,31 @@ def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.Data
     return figure
 
 
+def bands(tables: Mapping[str, pd.DataFrame], x: str, y: str, log: bool = False) -> Figure:
+    """Show curves, each with a band from its lowest to its highest value.
+
+    Args:
+        tables: name to a table with columns mean, low and high; its index is the place on x.
+        x: label of the lower axis.
+        y: label of the other.
+        log: whether x grows by factors.
+    """
+    figure, axes = _figure(2.8)
+    axis = axes[0, 0]
+    for number, (name, found) in enumerate(tables.items()):
+        colour = COLOURS[number]
+        style = {"linestyle": STYLES[number], "marker": MARKERS[number], "markersize": 4}
+        axis.plot(found.index, found["mean"], color=colour, label=name, **style)
+        axis.fill_between(found.index, found["low"], found["high"], color=colour, alpha=0.2, lw=0)
+    places = sorted({place for found in tables.values() for place in found.index})
+    axis.set(xlabel=x, ylabel=y, xscale="log" if log else "linear", ylim=(0, None))
+    axis.set_xticks(places, [f"{place:.3g}" for place in places], fontsize=8)
+    axis.minorticks_off()
+    axis.legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
 def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Show F1 of every class, one shape per model, sorted by their mean.
 

@@ -1,5 +1,6 @@
 """Answers of a saved network for photographs of one's own."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl import config, results
+from fruitveg_tl.config import DEPARTURES
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.images import decode
 
@@ -14,10 +16,17 @@ from fruitveg_tl.images import decode
 def newest_run() -> Path:
     """Return the folder of the run whose network was saved last.
 
+    Networks that break the study's protocol on purpose are for the questions of the last chapter
+    and passed over.
+
     Raises:
         InputError: if no run on this machine has one.
     """
-    models = config.RESULTS_DIR.glob("*/model.keras")
+    models = (
+        file
+        for file in config.RESULTS_DIR.glob("*/model.keras")
+        if json.loads((file.parent / "config.json").read_text()).keys().isdisjoint(DEPARTURES)
+    )
     newest = max(models, key=lambda file: file.stat().st_mtime, default=None)
     if newest is None:
         raise InputError(

@@ -243,6 +243,19 @@ def read(results: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def published() -> pd.DataFrame:
+    """Return the accuracies published for the Grocery Store Dataset, official split, all classes.
+
+    From Klasson et al. (WACV 2019) and Antioquia (2021), as the README of
+    github.com/arvention/grocery-store-product-classification lists them.
+
+    Returns:
+        source, network, fine and coarse (accuracies, 81 and 43 classes; NaN where none is given),
+        protocol.
+    """
+    return pd.read_csv(Path(__file__).with_name("assets") / "published.csv")
+
+
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the table of evaluated models: one row per model, stage and setting.
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,10 +39,10 @@ def save_photograph(path: Path, colour: int, seed: int, size=(48, 40)) -> Path:
     return path
 
 
-def write_photographs(root: Path) -> Path:
-    """Write a dataset of three classes in train/validation/test folders."""
+def write_photographs(root: Path, classes: Sequence[str] = CLASSES) -> Path:
+    """Write a dataset in train/validation/test folders."""
     for split, count in COUNTS.items():
-        for colour, name in enumerate(CLASSES):
+        for colour, name in enumerate(classes):
             for i in range(count):
                 seed = i + 100 * len(split)
                 save_photograph(root / split / name / f"{i}.jpg", colour, seed)
@@ -127,6 +127,8 @@ def miniature(tmp_path_factory):
     numbers = {"SIZE": 32, "SEEDS": 0, "VIEWS": 1, "PROBE_EPOCHS": 2, "FINETUNE_EPOCHS": 1}
     environment = {f"FRUITVEG_{name}": str(value) for name, value in numbers.items()}
     environment["FRUITVEG_DATASET"] = str(write_photographs(folder / "photographs"))
+    shop = write_photographs(folder / "shop", ("Apple", "Banana", "Leek"))
+    environment["FRUITVEG_OTHER"] = str(shop)
     closed = "http://127.0.0.1:9"  # where there is a network, no weights are downloaded
     return home, environment | {
         "https_proxy": closed,

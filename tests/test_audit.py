@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from fruitveg_tl import audit
@@ -53,6 +54,17 @@ def test_pairs_within_a_split_are_no_leak():
         }
     )
     assert audit.leaked(pairs).tolist() == [2]
+
+
+def test_the_gap_is_what_photographs_seen_before_add():
+    clean = np.arange(300) >= 100
+    right = np.where(clean, np.arange(300) % 2, 1)  # all that were seen, half of the others
+    gap, low, high = audit.leak_gap(right, clean)
+    assert gap == pytest.approx(right.mean() - 0.5) and 0 < low < gap < high < 0.3
+    assert audit.leak_gap(right, np.ones(300, bool)) == (0, 0, 0)
+    chance = np.arange(300) % 2
+    gap, low, high = audit.leak_gap(chance, clean)
+    assert low < 0 < high and abs(gap) < 0.01
 
 
 def test_a_chain_of_pairs_is_one_group():

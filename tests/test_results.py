@@ -99,3 +99,11 @@ def test_committed_metrics_follow_from_the_committed_probabilities():
             stored = np.load(folder / f"probabilities-{results.slug(stage)}.npy")
             assert metrics.evaluate(labels, stored) == pytest.approx(scores)
         assert re.fullmatch("[0-9a-f]{40}", provenance["environment"]["commit"]), folder
+
+
+def test_published_accuracies_are_shares_with_their_source():
+    found = results.published()
+    scores = found[["fine", "coarse"]].stack()
+    assert scores.between(0.6, 1).all() and found["fine"].notna().all()
+    assert found.loc[found["network"] == "VGG16", "fine"].tolist() == [0.738, 0.806]
+    assert found["source"].str.contains("20").all()

@@ -14,6 +14,7 @@ from processes import contents, finish, start
 from fruitveg_tl import config, metrics, results, study, weights
 from fruitveg_tl.datasets import load
 from fruitveg_tl.errors import InputError
+from fruitveg_tl.predict import newest_run
 
 
 def test_results_hold_together(finished, quick):
@@ -152,6 +153,7 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
     filled = results.fill("<!-- results photographs --><!-- /results -->", runs)
     assert "per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
     assert results.load(finished).config.to_dict().keys().isdisjoint(config.DEPARTURES)
+    assert newest_run() == finished
 
 
 def test_few_photographs_come_from_every_class_alike_and_from_the_seed(home, quick):

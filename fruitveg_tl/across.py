@@ -1,0 +1,79 @@
+"""From one set of photographs to another: shared classes, and what ImageNet has shown already."""
+
+import numpy as np
+
+from fruitveg_tl.datasets import Dataset
+from fruitveg_tl.errors import InputError
+from fruitveg_tl.results import Run
+
+# Class of the Kaggle set (fruits-veges): coarse class of grocery. Limes, leeks and others stand in
+# one set alone; "sweetpotato" is no Potato, and "chilli pepper" no Pepper of grocery's.
+FRUITS_VEGES_TO_GROCERY = {
+    "apple": "Apple",
+    "banana": "Banana",
+    "beetroot": "Red-Beet",
+    "bell pepper": "Pepper",
+    "cabbage": "Cabbage",
+    "capsicum": "Pepper",
+    "carrot": "Carrots",
+    "cucumber": "Cucumber",
+    "eggplant": "Aubergine",
+    "garlic": "Garlic",
+    "ginger": "Ginger",
+    "kiwi": "Kiwi",
+    "lemon": "Lemon",
+    "mango": "Mango",
+    "onion": "Onion",
+    "orange": "Orange",
+    "pear": "Pear",
+    "pineapple": "Pineapple",
+    "pomegranate": "Pomegranate",
+    "potato": "Potato",
+    "tomato": "Tomato",
+}
+
+# Coarse classes of grocery that have a class of ImageNet-1k to themselves, or a kind of theirs has
+# (Granny Smith, head cabbage, bell pepper).
+IN_IMAGENET = (
+    "Apple", "Banana", "Cabbage", "Cucumber", "Lemon", "Mushroom", "Orange", "Pepper",
+    "Pineapple", "Pomegranate", "Zucchini",
+)  # fmt: skip
+
+
+def on_shared_classes(
+    run: Run, dataset: Dataset, names: dict[str, str] = FRUITS_VEGES_TO_GROCERY
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Answer another set's test photographs with a run's network, on the classes both sets share.
+
+    What the network says of other classes is left out, and the rest scaled to sum to 1: it knows
+    that none of those is shown, whichever set it was trained on.
+
+    Args:
+        run: a finished run whose network is on disk.
+        dataset: the photographs to answer; may be the run's own set, for comparison.
+        names: classes of one set to those of the other; several may go to one. A class that is not
+            among them stands for itself.
+
+    Returns:
+        true class indices (n,), probabilities (n, shared), the shared classes, sorted.
+
+    Raises:
+        InputError: if the sets share fewer than two classes.
+    """
+    known = np.array([names.get(name, name) for name in run.classes])
+    asked = np.array([names.get(name, name) for name in dataset.classes])
+    shared = sorted({*names.values()} & {*known} & {*asked})
+    if len(shared) < 2:
+        raise InputError(
+            f"{run.provenance['dataset']['name']} and {dataset.name} share {len(shared)} of the "
+            "classes in the label map; at least two are needed"
+        )
+    rows = dataset.rows("test")
+    truth = asked[dataset.labels[rows]]
+    rows, truth = rows[np.isin(truth, shared)], truth[np.isin(truth, shared)]
+    pixels = dataset.pixels(run.config.size)[rows].astype(np.float32)
+    answers = run.network().predict(pixels, verbose=0)
+    summed = np.stack([answers[:, known == name].sum(1) for name in shared], axis=1)
+    # Never 0: a network sure of some other fruit still has to choose among these.
+    summed = np.maximum(summed, np.finfo(np.float32).tiny)
+    return np.searchsorted(shared, truth), summed / summed.sum(1, keepdims=True), shared
