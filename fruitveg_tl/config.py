@@ -26,7 +26,7 @@ class RunConfig:
         backbone: key of `backbones.BACKBONES`.
         strategy: "transfer" (linear probe, then fine-tuning) or "scratch" (random
             initialisation, all layers trained: the baseline).
-        weights: "auto", "any", "random" or a file, see `weights.resolve`.
+        weights: "auto", "embedded", "random" or a file, see `weights.resolve`.
         size: side of the photographs in pixels.
         views: number of cached augmented views of each training photograph.
         seed: decides the head's initialisation, the order of the photographs and the views drawn.
@@ -76,8 +76,5 @@ class RunConfig:
         return {k: v for k, v in settings.items() if k not in DEPARTURES or v != usual[k]}
 
 
-# The sample set is for seeing everything work, anywhere: small photographs, few epochs, and random
-# weights, said so, where no others can be had.
-PROFILES = {
-    "sample": {"weights": "any", "size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3}
-}
+# The sample set is for seeing everything work, anywhere: small photographs, few epochs.
+PROFILES = {"sample": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3}}

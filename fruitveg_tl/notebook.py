@@ -11,8 +11,10 @@ from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
 from fruitveg_tl import datasets, plots, study
+from fruitveg_tl.backbones import BACKBONES
 from fruitveg_tl.config import PROFILES, RunConfig
-from fruitveg_tl.weights import RANDOM
+from fruitveg_tl.results import Run
+from fruitveg_tl.weights import EMBEDDED, MAKESHIFT, RANDOM, card
 
 NUMBERS = ("size", "views", "probe_epochs", "finetune_epochs")
 
@@ -72,7 +74,7 @@ def choose(dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **
     FRUITVEG_DATASET and FRUITVEG_LABELS override the photographs: the settings given here are
     then replaced by those of that dataset's profile, with one seed. FRUITVEG_SEEDS (e.g. "0 1 2"),
     FRUITVEG_SIZE, FRUITVEG_VIEWS, FRUITVEG_PROBE_EPOCHS and FRUITVEG_FINETUNE_EPOCHS override the
-    rest. Weights are "any" unless given: random ones, said so, where no others can be had.
+    rest.
 
     Args:
         dataset: see `datasets.load`.
@@ -84,7 +86,7 @@ def choose(dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **
     labels = os.environ.get("FRUITVEG_LABELS") or labels
     if name != dataset:
         settings, seeds = PROFILES.get(name, {}), (0,)
-    settings = {"weights": "any"} | settings
+    settings = dict(settings)
     for field in NUMBERS:
         if value := os.environ.get(f"FRUITVEG_{field.upper()}"):
             settings[field] = int(value)
@@ -98,16 +100,35 @@ def say(text: str) -> None:
     display(Markdown(text))
 
 
+def caveat(run: Run) -> None:
+    """Say loudly what a network started from, where that is not what Keras publishes."""
+    if run.weights == RANDOM:
+        say(
+            f"> **Not transfer.** {run.model} started from random numbers here. Its figures show "
+            "the procedure, and what it gives when nothing is transferred; they say nothing about "
+            f"how good the pre-trained {run.model} is."
+        )
+    if run.weights == EMBEDDED:
+        about = card(BACKBONES[run.config.backbone])
+        say(
+            f"> **Source weights made here.** {run.model} started from in-house weights, not from "
+            f"Keras' ImageNet ones. They come from {about['photographs']}, in "
+            f"{about['seconds'] / 60:.0f} minutes of training, and put "
+            f"{about['held_out_accuracy_rounded']:.0%} of the photographs held out into the right "
+            "class. ImageNet weights know far more; so would what they transfer."
+        )
+
+
 def show(figure: Figure, name: str, weights: str = "") -> None:
     """Save a figure under `figures/` and show it.
 
     Args:
         figure: from `plots`.
         name: of the file, without ending.
-        weights: what the network shown started from; random weights are named on the figure.
+        weights: what the network shown started from, as results say it.
     """
-    if weights == RANDOM:
-        figure.suptitle(RANDOM, fontsize=8)
+    if weights in MAKESHIFT:
+        figure.suptitle(weights, fontsize=8)
     display(Image(filename=plots.save_figure(figure, name)))
 
 

@@ -29,7 +29,7 @@ from fruitveg_tl.backbones import BACKBONES
 from fruitveg_tl.datasets import Dataset
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.storage import atomic_path, sha256_file, write_json
-from fruitveg_tl.weights import RANDOM
+from fruitveg_tl.weights import MAKESHIFT, card, embedded_file
 
 MODEL, MODEL_HASH = "model.keras", "model.keras.sha256"
 SCORES = {
@@ -117,8 +117,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The model's name, and loudly so if nothing was transferred to it."""
-        return f"{self.model}, {RANDOM}" if self.weights == RANDOM else self.model
+        """The model's name, and what it started from where that is not what Keras publishes."""
+        return f"{self.model}, {self.weights}" if self.weights in MAKESHIFT else self.model
 
     @property
     def classes(self) -> list[str]:
@@ -298,7 +298,8 @@ def markdown(table: pd.DataFrame) -> str:
 def fill(text: str, runs: pd.DataFrame) -> str:
     """Replace what stands between `<!-- results DATASET -->` and `<!-- /results -->` in `text`.
 
-    Runs that depart from the study's protocol are left out.
+    Runs that depart from the study's protocol are left out. `<!-- embedded -->` marks the place of
+    `shipped_weights`.
 
     Raises:
         InputError: if a marked dataset has no finished run.
@@ -310,7 +311,32 @@ def fill(text: str, runs: pd.DataFrame) -> str:
             raise InputError(f"no finished run of {match[2]}; run it first, see README")
         return f"{match[1]}\n{markdown(table(chosen).drop(columns='Dataset'))}\n{match[3]}"
 
-    return re.sub(r"(<!-- results (\S+) -->).*?(<!-- /results -->)", block, text, flags=re.DOTALL)
+    text = re.sub(r"(<!-- results (\S+) -->).*?(<!-- /results -->)", block, text, flags=re.DOTALL)
+    return re.sub(
+        "(<!-- embedded -->).*?(<!-- /embedded -->)",
+        lambda match: f"{match[1]}\n{markdown(shipped_weights())}\n{match[2]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def shipped_weights() -> pd.DataFrame:
+    """Return one row for each backbone whose weights this project ships, from their cards."""
+    rows = []
+    for backbone in BACKBONES.values():
+        about = card(backbone)
+        rows.append(
+            {
+                "Backbone": backbone.name,
+                "Right, held out": f"{about['held_out_accuracy']:.3f}",
+                "After rounding": f"{about['held_out_accuracy_rounded']:.3f}",
+                "Epochs": about["recipe"]["epochs"],
+                "Training": _duration(about["seconds"]),
+                "MB": f"{embedded_file(backbone).stat().st_size / 1e6:.1f}",
+                "SHA-256": about["sha256"][:8],
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _spread(values: pd.Series) -> str:

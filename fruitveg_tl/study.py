@@ -104,7 +104,7 @@ def run(
     with exclusive(folder):
         # While this process waited, another may have finished the same run.
         if force or not folder.exists():
-            _say_if_random(backbone, source)
+            _say_unless_imagenet(backbone, source)
             _execute(config, dataset, source, precision, folder)
     return folder
 
@@ -188,9 +188,9 @@ def _check(config: RunConfig) -> None:
         raise InputError("at least one photograph of each class is needed to train on")
 
 
-def _say_if_random(backbone: backbones.Backbone, source: weights.SourceWeights) -> None:
-    if source.source == weights.RANDOM:
-        print(f"WARNING: {backbone.name}: {weights.RANDOM}", file=sys.stderr)
+def _say_unless_imagenet(backbone: backbones.Backbone, source: weights.SourceWeights) -> None:
+    if source.source in weights.MAKESHIFT:
+        print(f"WARNING: {backbone.name}: {source.source}", file=sys.stderr)
 
 
 def _activations(config, backbone, dataset, source, network, precision) -> Activations:

@@ -1,11 +1,13 @@
 """Where a backbone's parameters come from.
 
-Order: an explicit file; the folder `FRUITVEG_WEIGHTS`; Keras' cache; Keras' download. Random
-initialisation only on request ("random", or "any" where nothing else is found), and then every
-number that comes of it carries `RANDOM`.
+Order: an explicit file; the folder `FRUITVEG_WEIGHTS`; Keras' cache; Keras' download; where that
+cannot be reached, the weights that this project ships (`EMBEDDED`), trained by
+`benchmarks/pretraining`. Random initialisation only on request, and then every number that comes of
+it carries `RANDOM`.
 """
 
 import hashlib
+import json
 import os
 import socket
 from collections.abc import Sequence
@@ -16,11 +18,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from fruitveg_tl import quantised
 from fruitveg_tl.backbones import Backbone
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.storage import sha256_file
 
 RANDOM = "random initialisation, not transfer"
+EMBEDDED = "source: Tiny ImageNet, in-house"
+MAKESHIFT = (RANDOM, EMBEDDED)  # said wherever numbers or figures come of them
+EMBEDDED_DIR = Path(__file__).resolve().parents[1] / "data" / "weights"
 TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
 
 
@@ -30,7 +36,7 @@ class SourceWeights:
 
     Attributes:
         values: in the order of `Backbone.constructor(include_top=False).get_weights()`.
-        source: what tables say, e.g. "ImageNet, Keras" or `RANDOM`.
+        source: what tables say: "ImageNet, Keras", a file's name, `EMBEDDED` or `RANDOM`.
         file: name of the file they were read from; None if random.
         sha256: of that file; None if random.
         digest: SHA-256 of the values themselves: the key of every cache that depends on them.
@@ -52,36 +58,45 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
 
     Args:
         backbone: the registry entry.
-        choice: "auto" for the order above without the first; "any" for the same, and random
-            where that finds nothing; "random"; or the path of a file that `keras.applications`
-            accepts for `include_top=False`.
+        choice: "auto" for the order above without the first; "embedded" for what is shipped;
+            "random"; or the path of a file that `keras.applications` accepts for
+            `include_top=False`, or that `quantised.save` has written.
         seed: of the random initialisation.
 
     Raises:
         InputError: if the file is missing, damaged or of another architecture.
-        Unreachable: if "auto" finds nothing on disk and cannot download.
+        Unreachable: if "auto" finds nothing on disk, cannot download, and nothing is shipped.
     """
-    if choice == "any":
-        try:
-            return resolve(backbone, "auto", seed)
-        except Unreachable:
-            choice = "random"
     if choice == "random":
         values = _random(backbone, seed)
         return SourceWeights(values, RANDOM, None, None, _digest(values))
+    if choice == "embedded":
+        return _from_file(backbone, embedded_file(backbone), EMBEDDED)
     file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
-    # Only of Keras' own file is it known what it was trained on; another is called by its name.
-    source = file.name if file else "ImageNet, Keras"
     if file:
-        values = _read(backbone, file)
-    else:
+        # Only of Keras' own file is it known what it was trained on; another is called by its name.
+        return _from_file(backbone, file, file.name)
+    try:
         file = _keras_file(backbone)
-        try:
-            values = _read(backbone, file)
-        except InputError as error:  # for one backbone Keras publishes no checksum to refuse it by
-            file.unlink()
-            raise InputError(f"{error}; it was removed from Keras' cache, run again") from None
-    return SourceWeights(values, source, file.name, sha256_file(file), _digest(values))
+    except Unreachable:
+        if not embedded_file(backbone).exists():
+            raise
+        return resolve(backbone, "embedded")
+    try:
+        return _from_file(backbone, file, "ImageNet, Keras")
+    except InputError as error:  # for one backbone Keras publishes no checksum to refuse it by
+        file.unlink()
+        raise InputError(f"{error}; it was removed from Keras' cache, run again") from None
+
+
+def embedded_file(backbone: Backbone) -> Path:
+    """Return where this project ships a backbone's weights."""
+    return EMBEDDED_DIR / f"{backbone.snake_name}_tiny_imagenet_notop.npz"
+
+
+def card(backbone: Backbone) -> dict:
+    """Return what is known of the shipped weights: photographs, recipe, hash, accuracy, licence."""
+    return json.loads(embedded_file(backbone).with_suffix(".json").read_text())
 
 
 def settle(backbone: Backbone, values: Sequence[np.ndarray], photographs: np.ndarray) -> list:
@@ -166,19 +181,23 @@ def _timeout(seconds: float):
         socket.setdefaulttimeout(before)
 
 
-def _read(backbone: Backbone, file: Path) -> list[np.ndarray]:
+def _from_file(backbone: Backbone, file: Path, source: str) -> SourceWeights:
     if not file.is_file():
         raise InputError(f"{file}: no such weights file; correct the path")
     model = backbone.constructor(weights=None, include_top=False)
     try:
-        model.load_weights(file)
-    except Exception as error:  # h5py and Keras raise many kinds for a foreign or damaged file
+        if file.suffix == ".npz":
+            model.set_weights(quantised.load(file))
+        else:
+            model.load_weights(file)
+    except Exception as error:  # NumPy, h5py and Keras raise many kinds for what they cannot use
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{file}: not weights of {backbone.name} without top ({reason}); "
             f"delete it or give the file that Keras names {backbone.weights_name}"
         ) from None
-    return model.get_weights()
+    values = model.get_weights()
+    return SourceWeights(values, source, file.name, sha256_file(file), _digest(values))
 
 
 def _digest(values: Sequence[np.ndarray]) -> str:

@@ -3,6 +3,7 @@ import pytest
 
 from fruitveg_tl import notebook, results
 from fruitveg_tl.errors import InputError
+from fruitveg_tl.weights import EMBEDDED, RANDOM
 
 
 def test_the_notebook_chooses_unless_the_environment_does(monkeypatch):
@@ -55,3 +56,17 @@ def test_tables_are_markdown(monkeypatch):
     monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
     notebook.table(pd.DataFrame({"F1": [0.12345]}, index=["kiwi"]))
     assert "| kiwi | 0.123 |" in shown[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [(RANDOM, "Not transfer"), (EMBEDDED, "7%"), ("ImageNet, Keras", None)]
+)
+def test_makeshift_weights_are_said_loudly(finished, monkeypatch, source, said):
+    shown = []
+    monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
+    about = {"photographs": "some", "seconds": 60, "held_out_accuracy_rounded": 0.07}
+    monkeypatch.setattr(notebook, "card", lambda backbone: about)
+    run = results.load(finished.name)
+    run.provenance["weights"]["source"] = source
+    notebook.caveat(run)
+    assert [said in text for text in shown] == ([True] if said else [])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from processes import contents, finish, start
 
-from fruitveg_tl import config, metrics, results, study, weights
+from fruitveg_tl import backbones, config, metrics, results, study, weights
 from fruitveg_tl.datasets import load
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.predict import newest_run
@@ -87,12 +87,14 @@ def test_choosing_never_sees_the_test_split(home, quick):
     assert (first / "history.csv").read_bytes() == (second / "history.csv").read_bytes()
 
 
-def test_the_way_weights_were_asked_for_does_not_make_another_run(finished, quick, monkeypatch):
-    def nothing(backbone):
-        raise weights.Unreachable("no server")
-
-    monkeypatch.setattr(weights, "_keras_file", nothing)
-    assert study.run(replace(quick, weights="any")) == finished
+def test_the_way_weights_were_asked_for_does_not_make_another_run(
+    home, quick, tmp_path, monkeypatch
+):
+    file = tmp_path / "vgg16_imagenet_notop.weights.h5"
+    backbones.BACKBONES["vgg16"].constructor(weights=None, include_top=False).save_weights(file)
+    first = study.run(replace(quick, weights=str(file)))
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", str(tmp_path))
+    assert study.run(replace(quick, weights="auto")) == first
 
 
 @pytest.mark.parametrize(

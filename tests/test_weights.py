@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
-from fruitveg_tl import weights
+from fruitveg_tl import quantised, weights
 from fruitveg_tl.backbones import BACKBONES
 from fruitveg_tl.errors import InputError
 
@@ -115,6 +115,49 @@ def test_no_server_or_no_file_gives_one_line_with_the_ways_out(home, server, add
     message = str(caught.value)
     assert "\n" not in message
     assert "FRUITVEG_WEIGHTS" in message and "--weights random" in message
+
+
+@pytest.fixture
+def shipped(home):
+    """What the project ships, here with known values."""
+    values = MOBILENET.constructor(weights=None, include_top=False).get_weights()
+    quantised.save(weights.embedded_file(MOBILENET), values)
+    return quantised.load(weights.embedded_file(MOBILENET))
+
+
+def test_without_a_server_what_is_shipped_is_used_and_named(shipped):
+    found = weights.resolve(served(MOBILENET, "http://127.0.0.1:9"))
+    assert found.source == weights.EMBEDDED == "source: Tiny ImageNet, in-house"
+    assert found.file == "mobilenet_v2_tiny_imagenet_notop.npz"
+    for one, other in zip(found.values, shipped, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert weights.resolve(MOBILENET, "embedded").digest == found.digest
+
+
+def test_what_keras_publishes_comes_before_what_is_shipped(shipped, server, file):
+    folder, address, _ = server
+    (folder / "mobilenet.weights.h5").write_bytes(file.read_bytes())
+    backbone = replace(MOBILENET, weights_url=f"{address}/mobilenet.weights.h5", weights_md5=None)
+    assert weights.resolve(backbone).source == "ImageNet, Keras"
+
+
+def test_a_rounded_file_of_another_backbone_is_refused(shipped):
+    file = weights.embedded_file(MOBILENET)
+    with pytest.raises(InputError, match=r"notop\.npz: not weights of VGG16"):
+        weights.resolve(BACKBONES["vgg16"], str(file))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not weights of MobileNetV2"):
+        weights.resolve(MOBILENET, "embedded")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
+def test_the_project_ships_every_backbone_with_its_card(backbone):
+    file = weights.embedded_file(backbone)
+    card = weights.card(backbone)
+    assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert card["backbone"] == backbone.name and "non-commercial" in card["licence"]
+    assert 10 / 202 < card["held_out_accuracy_rounded"] < 1  # ten times what guessing gives
+    assert weights.resolve(backbone, "embedded").sha256 == card["sha256"]
 
 
 def test_random_is_seeded_and_says_so(home):

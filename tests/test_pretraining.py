@@ -1,0 +1,46 @@
+"""The recipe for the shipped weights needs PyTorch, which the project itself does not."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import PROJECT
+
+from fruitveg_tl.backbones import BACKBONES
+
+torch = pytest.importorskip("torch", reason="no PyTorch here; «pip install torch==2.13.0»")
+sys.path.insert(0, str(PROJECT / "benchmarks" / "pretraining"))
+twins = pytest.importorskip("twin")
+
+
+def answers(twin, photographs, name):
+    with torch.no_grad():
+        (found,) = twin.eval()(torch.from_numpy(photographs).permute(0, 3, 1, 2), [name])
+    return found.permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("side", [64, 75])  # an odd side shows the padding
+@pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
+def test_the_twin_answers_as_keras_does_before_and_after_training(backbone, side):
+    rng = np.random.default_rng(0)
+    photographs = rng.normal(size=(2, side, side, 3)).astype(np.float32)
+    model = backbone.constructor(weights=None, include_top=False)
+    twin, last = twins.Twin(model), model.layers[-1].name
+    before = model(photographs, training=False)
+    np.testing.assert_allclose(answers(twin, photographs, last), before, atol=1e-4)
+    twin = twins.Twin(model, normalised=True)
+    for norm in (part for part in twin.modules() if isinstance(part, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight.data.uniform_(0.5, 2)
+    twin.hand_back(model)
+    after = model(photographs, training=False)
+    np.testing.assert_allclose(answers(twin, photographs, last), after, atol=1e-4, rtol=1e-4)
+    assert np.abs(after - before).max() > 0.01
+
+
+def test_a_layer_without_a_twin_is_refused():
+    pixels = keras.Input((8, 8, 3))
+    with pytest.raises(TypeError, match="no twin"):
+        twins.Twin(keras.Model(pixels, keras.layers.LayerNormalization()(pixels)))
