@@ -1,0 +1,161 @@
+"""End to end: the usual transfer-learning recipe against this package.
+
+The usual recipe is the guide's (keras.io/guides/transfer_learning), written plainly:
+`image_dataset_from_directory`, augmentation and preprocessing as layers, the frozen base called
+with `training=False`, `fit` for the head, then the same layers unfrozen as here and `fit` at a low
+rate. Same photographs, size, augmentation layers, weights and number of epochs; each side in a
+process of its own, taking turns, over several seeds. The time starts with the photographs on disk
+and ends with the answers to the test split.
+
+    python benchmarks/usual_recipe.py --size 224 --epochs 8 --seeds 3
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, median
+
+DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
+SIDES = ("usual recipe", "this package")
+
+
+def usual(backbone: str, size: int, epochs: int, seed: int) -> float:
+    """Train as the guide does; return the test accuracy."""
+    import keras
+
+    from fruitveg_tl import backbones, datasets, weights
+    from fruitveg_tl.augment import augmenter
+
+    entry = backbones.BACKBONES[backbone]
+    dataset = datasets.load(DATASET)
+    root = _tree(dataset)
+    keras.utils.set_random_seed(seed)
+    parts = {
+        split: keras.utils.image_dataset_from_directory(
+            root / split,
+            class_names=list(dataset.classes),
+            image_size=(size, size),
+            crop_to_aspect_ratio=True,
+            shuffle=split == "train",
+            seed=seed,
+            verbose=False,
+        )
+        for split in ("train", "val", "test")
+    }
+    base = entry.constructor(weights=None, include_top=False, input_shape=(size, size, 3))
+    base.set_weights(weights.resolve(entry).values)
+    base.trainable = False
+    inputs = keras.Input((size, size, 3))
+    x = entry.preprocess_input(augmenter(seed)(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
+    outputs = keras.layers.Dense(len(dataset.classes), "softmax")(keras.layers.Dropout(0.2)(x))
+    model = keras.Model(inputs, outputs)
+    names = [layer.name for layer in base.layers]
+    for rate, boundary in ((1e-3, len(names)), (1e-5, names.index(entry.boundary) + 1)):
+        base.trainable = boundary < len(names)
+        for position, layer in enumerate(base.layers):
+            norm = isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = position >= boundary and not norm
+        model.compile(
+            keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        )
+        model.fit(parts["train"], validation_data=parts["val"], epochs=epochs, verbose=0)
+    return model.evaluate(parts["test"], verbose=0)[1]
+
+
+def package(backbone: str, size: int, epochs: int, seed: int) -> float:
+    """Train as this package does, without early stopping; return the test accuracy."""
+    from fruitveg_tl import results, study
+    from fruitveg_tl.config import FINETUNED, RunConfig
+
+    config = RunConfig(
+        DATASET,
+        backbone,
+        size=size,
+        seed=seed,
+        probe_epochs=epochs,
+        finetune_epochs=epochs,
+        patience=epochs,
+    )
+    return results.load(study.run(config)).scores[FINETUNED]["accuracy"]
+
+
+def _tree(dataset) -> Path:
+    """Link the photographs into the folders that the generator asks for."""
+    root = Path(tempfile.mkdtemp())
+    photographs = zip(*(dataset.index[name] for name in ("split", "label", "path")), strict=True)
+    for number, (split, label, path) in enumerate(photographs):
+        link = root / split / label / f"{number}{Path(path).suffix}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((dataset.root / path).resolve())
+    for label in dataset.classes:  # also where a split has no photograph of it
+        (root / "val" / label).mkdir(exist_ok=True)
+    return root
+
+
+def one(side: str, *arguments) -> dict[str, float]:
+    """Measure one training in this process."""
+    start = time.perf_counter()
+    accuracy = {SIDES[0]: usual, SIDES[1]: package}[side](*arguments)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB
+    return {"seconds": time.perf_counter() - start, "GiB": memory, "accuracy": accuracy}
+
+
+def main() -> None:
+    """Run every side of every backbone and seed in turn and store the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbones", nargs="+", default=["vgg16", "resnet50", "mobilenetv2"])
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--epochs", type=int, default=8, help="of each phase")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own measures
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(*json.loads(options.one))))
+        return
+    from record import save
+
+    from fruitveg_tl.backbones import BACKBONES
+
+    rows = []
+    for backbone in options.backbones:
+        found = {side: [] for side in SIDES}
+        for seed in range(options.seeds):
+            for side in SIDES:
+                task = json.dumps([side, backbone, options.size, options.epochs, seed])
+                with tempfile.TemporaryDirectory() as home:
+                    done = subprocess.run(
+                        [sys.executable, __file__, "--one", task],
+                        env=os.environ | {"FRUITVEG_HOME": home},
+                        stdout=subprocess.PIPE,
+                        check=True,
+                    )
+                found[side].append(json.loads(done.stdout.splitlines()[-1]))
+                print(backbone, seed, side, found[side][-1], flush=True)
+        seconds = {side: median(run["seconds"] for run in found[side]) for side in SIDES}
+        for side, runs in found.items():
+            accuracies = [run["accuracy"] for run in runs]
+            rows.append(
+                {
+                    "Backbone": BACKBONES[backbone].name,
+                    "By": side,
+                    "Seconds": f"{seconds[side]:.0f}",
+                    "Peak GiB": f"{median(run['GiB'] for run in runs):.1f}",
+                    "Accuracy": f"{mean(accuracies):.3f}",
+                    "Lowest to highest": f"{min(accuracies):.3f} to {max(accuracies):.3f}",
+                    "Ratio of times": f"{seconds[SIDES[0]] / seconds[side]:.1f}",
+                    "Setting": f"{DATASET}, {options.size} px, {options.epochs} + "
+                    f"{options.epochs} epochs, {options.seeds} seeds",
+                }
+            )
+    save(Path(__file__).stem, rows)
+
+
+if __name__ == "__main__":
+    main()
