@@ -17,7 +17,7 @@ import tensorflow as tf
 from hypothesis import settings
 from PIL import Image
 
-from fruitveg_tl import config, study
+from fruitveg_tl import config, study, weights
 from fruitveg_tl.config import RunConfig
 
 # A busy machine is no defect: no test fails on a time.
@@ -62,6 +62,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("FRUITVEG_DATA", "FRUITVEG_WEIGHTS", "FRUITVEG_DATASET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(weights, "EMBEDDED_DIR", tmp_path / "shipped")
     return tmp_path / "home"
 
 
@@ -129,6 +130,15 @@ def miniature(tmp_path_factory):
     environment["FRUITVEG_DATASET"] = str(write_photographs(folder / "photographs"))
     shop = write_photographs(folder / "shop", ("Apple", "Banana", "Leek"))
     environment["FRUITVEG_OTHER"] = str(shop)
+    # Kernels run this when they start: tracing a graph takes longer than these few steps.
+    startup = folder / "ipython" / "profile_default" / "startup" / "eager.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(
+        "import tensorflow, warnings\n"
+        "tensorflow.config.run_functions_eagerly(True)\n"
+        "warnings.filterwarnings('ignore', message='Even though the')\n"
+    )
+    environment["IPYTHONDIR"] = str(folder / "ipython")
     closed = "http://127.0.0.1:9"  # where there is a network, no weights are downloaded
     return home, environment | {
         "https_proxy": closed,
