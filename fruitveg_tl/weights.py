@@ -91,7 +91,7 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
 
 def embedded_file(backbone: Backbone) -> Path:
     """Return where this project ships a backbone's weights."""
-    return EMBEDDED_DIR / f"{backbone.snake_name}_tiny_imagenet_notop.npz"
+    return EMBEDDED_DIR / f"{backbone.key}_tiny_imagenet_notop.npz"
 
 
 def card(backbone: Backbone) -> dict:

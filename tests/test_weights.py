@@ -128,7 +128,7 @@ def shipped(home):
 def test_without_a_server_what_is_shipped_is_used_and_named(shipped):
     found = weights.resolve(served(MOBILENET, "http://127.0.0.1:9"))
     assert found.source == weights.EMBEDDED == "source: Tiny ImageNet, in-house"
-    assert found.file == "mobilenet_v2_tiny_imagenet_notop.npz"
+    assert found.file == "mobilenetv2_tiny_imagenet_notop.npz"
     for one, other in zip(found.values, shipped, strict=True):
         np.testing.assert_array_equal(one, other)
     assert weights.resolve(MOBILENET, "embedded").digest == found.digest

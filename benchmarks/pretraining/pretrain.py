@@ -36,7 +36,7 @@ from torch import nn
 from torch.nn import functional
 from twin import Twin
 
-from fruitveg_tl import backbones, quantised, runtime
+from fruitveg_tl import backbones, quantised, runtime, weights
 from fruitveg_tl.augment import augmenter
 from fruitveg_tl.storage import atomic_path, new_array, sha256_file, write_json
 
@@ -265,7 +265,7 @@ def finish(training: Training, body: keras.Model, options, used: str, measure) -
     pupil = training.average.module
     before = measure(pupil)
     pupil.body.hand_back(body)
-    file = options.state / f"{pupil.backbone.snake_name}_tiny_imagenet_notop.npz"
+    file = options.state / weights.embedded_file(pupil.backbone).name
     quantised.save(file, body.get_weights())
     body.set_weights(quantised.load(file))
     pupil.body = Twin(body).to(DEVICE, memory_format=torch.channels_last)
