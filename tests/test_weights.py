@@ -156,7 +156,7 @@ def test_the_project_ships_every_backbone_with_its_card(backbone):
     card = weights.card(backbone)
     assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert card["backbone"] == backbone.name and "non-commercial" in card["licence"]
-    assert 10 / 202 < card["held_out_accuracy_rounded"] < 1  # ten times what guessing gives
+    assert 5 / 202 < card["held_out_accuracy_rounded"] < 1  # five times what guessing gives
     assert weights.resolve(backbone, "embedded").sha256 == card["sha256"]
 
 
