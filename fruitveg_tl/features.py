@@ -46,7 +46,11 @@ class Activations:
 
 def activations_key(pixels_key: str, network: str, weights: str, precision: str) -> str:
     """Name the cache folder by everything that its content depends on."""
-    return sha256_json([pixels_key, network, weights, precision, augmenter(0).get_config()])[:16]
+    # Without names: Keras numbers layers anew whenever one of their kind is made.
+    augmentation = [
+        [type(layer).__name__, layer.get_config() | {"name": None}] for layer in augmenter(0).layers
+    ]
+    return sha256_json([pixels_key, network, weights, precision, augmentation])[:16]
 
 
 def compute_activations(

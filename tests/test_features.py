@@ -5,7 +5,7 @@ import pytest
 from fruitveg_tl.augment import augmenter
 from fruitveg_tl.backbones import BACKBONES, build_network
 from fruitveg_tl.errors import InputError
-from fruitveg_tl.features import BATCH, compute_activations
+from fruitveg_tl.features import BATCH, activations_key, compute_activations
 
 N = BATCH + 8  # more than one batch, the last one smaller
 TRAIN = np.arange(0, N, 1)[3:]
@@ -81,3 +81,9 @@ def test_augmentation_is_seeded_keeps_the_range_and_changes_with_every_batch(pix
     assert first.shape == x.shape and first.min() >= 0 and first.max() <= 255
     assert np.abs(first - np.asarray(one(x, training=True))).mean() > 1
     np.testing.assert_array_equal(np.asarray(one(x, training=False)), x)
+
+
+def test_one_process_finds_again_what_it_stored():
+    keys = {activations_key("pixels", "vgg16", "weights", "float32") for _ in range(3)}
+    assert len(keys) == 1
+    assert activations_key("pixels", "vgg16", "other weights", "float32") not in keys
