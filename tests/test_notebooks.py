@@ -130,7 +130,7 @@ def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path):
         page.wait_for_selector("text=Python 3", timeout=120_000)  # the kernel has been found
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        for _ in range(120):
+        for _ in range(450):  # alone, it computes every run of the chapter first
             page.wait_for_timeout(2000)
             page.keyboard.press("Control+s")
             cells = code_cells(file)
