@@ -26,10 +26,13 @@ def test_the_twin_answers_as_keras_does_before_and_after_training(backbone, side
     rng = np.random.default_rng(0)
     photographs = rng.normal(size=(2, side, side, 3)).astype(np.float32)
     model = backbone.constructor(weights=None, include_top=False)
+    values = [v + rng.uniform(0, 0.1, v.shape) * (v.ndim == 1) for v in model.get_weights()]
+    model.set_weights(values)  # no bias is 0 any more
     twin, last = twins.Twin(model), model.layers[-1].name
     before = model(photographs, training=False)
     np.testing.assert_allclose(answers(twin, photographs, last), before, atol=1e-4)
     twin = twins.Twin(model, normalised=True)
+    np.testing.assert_allclose(answers(twin, photographs, last), before, atol=1e-4)
     for norm in (part for part in twin.modules() if isinstance(part, torch.nn.BatchNorm2d)):
         norm.running_mean.normal_(0, 0.1)
         norm.running_var.uniform_(0.5, 2)

@@ -88,10 +88,6 @@ class Pupil(nn.Module):
         widths = [body.get_layer(name).output.shape[-1] for name in self.names]
         self.imitating = nn.ModuleList([nn.Conv2d(width, features, 1) for width in widths])
         self.labels = nn.Linear(widths[-1], classes)
-        if backbone.key == "resnet50":  # every block starts as the identity (Goyal et al. 2017)
-            for name, layer in self.body.layers.items():
-                if name.endswith("_3_bn"):
-                    nn.init.zeros_(layer.weight)
 
     def forward(self, pixels: torch.Tensor, side: int) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return both imitated maps and the labels' logits for raw RGB (n, h, w, 3)."""
@@ -104,6 +100,16 @@ class Pupil(nn.Module):
         maps = [found.float() for found in maps]
         imitated = [head(found) for head, found in zip(self.imitating, maps, strict=True)]
         return imitated, self.labels(maps[-1].mean((2, 3)))
+
+
+def new_body(backbone) -> keras.Model:
+    """Return the backbone without top, as training from nothing starts."""
+    body = backbone.constructor(weights=None, include_top=False)
+    if backbone.key == "resnet50":  # every block starts as the identity (Goyal et al. 2017)
+        for layer in body.layers:
+            if layer.name.endswith("_3_bn"):
+                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    return body
 
 
 def channels_first(pixels: torch.Tensor) -> torch.Tensor:
@@ -328,7 +334,7 @@ def main() -> None:
     teacher = Teacher(options.teacher).to(DEVICE, memory_format=torch.channels_last)
     known = options.fixed and teach(teacher, pixels, options.state / "teacher.npy")
     backbone = backbones.backbone_by_name(options.backbone)
-    body = backbone.constructor(weights=None, include_top=False)
+    body = new_body(backbone)
     if options.start:
         body.set_weights(quantised.load(options.start))
     pupil = Pupil(backbone, body, int(labels.max()) + 1, teacher.top.in_features)

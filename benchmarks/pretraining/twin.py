@@ -126,8 +126,12 @@ def _convolution(layer, normalised: bool) -> nn.Module:
             convolution = SamePadded(convolution)
     if layer.activation is not keras.activations.relu:
         return convolution
-    norm = [nn.BatchNorm2d(channels, FOLDED)] if fold else []
-    return nn.Sequential(convolution, *norm, nn.ReLU())
+    if not fold:
+        return nn.Sequential(convolution, nn.ReLU())
+    norm = nn.BatchNorm2d(channels, FOLDED)  # adds the bias, and nothing else so far
+    norm.bias.data.copy_(torch.from_numpy(values[1]))
+    norm.running_var.fill_(1 - FOLDED)
+    return nn.Sequential(convolution, norm, nn.ReLU())
 
 
 def _turned(kernel: np.ndarray, depthwise: bool) -> np.ndarray:
