@@ -72,9 +72,9 @@ def plain(config: RunConfig) -> float:
             train, val = (one_hot[parts[split]] for split in ("train", "val"))
             mixup = 0 if stage == PROBE else config.mixup
             batches = Augmented([pixels], [parts["train"]], train, config.batch_size, rng, mixup)
-            training.run_epoch(network.model.train_on_batch, batches)
+            training.run_epoch(network.model, batches, learn=True)
             validation = training.Batches([pixels], [parts["val"]], val, 64)
-            training.run_epoch(network.model.test_on_batch, validation)
+            training.run_epoch(network.model, validation)
     return time.perf_counter() - start
 
 

@@ -74,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         run.add_argument(f"--{name}", type=int, metavar="N", help=what)
     run.add_argument("--force", action="store_true", help="repeat finished runs")
+    several = run.add_mutually_exclusive_group()
+    several.add_argument(
+        "--workers", type=int, metavar="N", help="so many runs at a time, through Ray"
+    )
+    several.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="share every batch among N devices"
+    )
     run.set_defaults(command=_run)
 
     table = commands.add_parser("table", help="print the table of evaluated models")
@@ -129,26 +136,28 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from fruitveg_tl import backbones, results, study
+    from fruitveg_tl import backbones, grid, results, study
 
     given = ("weights", "size", "views", "probe_epochs", "finetune_epochs")
     settings = PROFILES.get(options.dataset, {}) | {
         name: value for name in given if (value := getattr(options, name)) is not None
     }
     names = [backbones.backbone_by_name(name) for name in options.backbones]
-    folders = []
-    for backbone in names:
-        for seed in options.seeds:
-            config = RunConfig(
-                options.dataset,
-                backbone.key,
-                options.labels,
-                options.strategy,
-                seed=seed,
-                **settings,
-            )
-            folders.append(study.run(config, options.data, options.force))
-            print(folders[-1])
+    configs = [
+        RunConfig(
+            options.dataset, backbone.key, options.labels, options.strategy, seed=seed, **settings
+        )
+        for backbone in names
+        for seed in options.seeds
+    ]
+    if options.workers:
+        folders = grid.run_grid(configs, options.workers, options.data, options.force)
+    else:
+        folders = []
+        for config in configs:
+            run = study.run(config, options.data, options.force, devices=options.devices)
+            folders.append(run)
+            print(run)
     runs = results.read()
     chosen = runs[runs["run"].isin([folder.name for folder in folders])]
     print(results.table(chosen).to_string(index=False))

@@ -17,6 +17,7 @@ import numpy as np
 
 from fruitveg_tl.augment import augmenter
 from fruitveg_tl.errors import InputError
+from fruitveg_tl.parallel import predict_on_batch
 from fruitveg_tl.progress import progress
 from fruitveg_tl.storage import atomic_path, new_array, sha256_json, write_json
 
@@ -107,7 +108,7 @@ def _batches(source, rows, view, model):
         if augment:
             batch = augment(batch.astype(np.float32), training=True)
         if model:
-            yield keras.ops.convert_to_numpy(model.predict_on_batch(batch)).astype(np.float16)
+            yield predict_on_batch(model, keras.ops.convert_to_numpy(batch)).astype(np.float16)
         else:
             yield np.rint(keras.ops.convert_to_numpy(batch)).astype(np.uint8)
 

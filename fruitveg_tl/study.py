@@ -23,6 +23,7 @@ from fruitveg_tl import audit, backbones, datasets, results, runtime, weights
 from fruitveg_tl.config import CACHE_DIR, FINETUNED, PROBE, RESULTS_DIR, SCRATCH, RunConfig
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.features import Activations, activations_key, compute_activations
+from fruitveg_tl.parallel import data_parallel, predict_on_batch
 from fruitveg_tl.storage import exclusive, sha256_json
 from fruitveg_tl.training import Batches, fit_resumable, interpolate, predict
 
@@ -70,6 +71,7 @@ def run(
     data: str | None = None,
     force: bool = False,
     precision: str | None = None,
+    devices: int = 1,
 ) -> Path:
     """Train and evaluate one network, or return what an earlier call has finished.
 
@@ -78,6 +80,7 @@ def run(
         data: see `datasets.load`.
         force: run again although a finished run is on disk.
         precision: of the frozen part; default: `runtime.frozen_precision()`.
+        devices: how many share every batch, see `parallel.data_parallel`.
 
     Returns:
         the folder with the results, see `results`.
@@ -105,7 +108,8 @@ def run(
         # While this process waited, another may have finished the same run.
         if force or not folder.exists():
             _say_unless_imagenet(backbone, source)
-            _execute(config, dataset, source, precision, folder)
+            with data_parallel(devices):
+                _execute(config, dataset, source, precision, devices, folder)
     return folder
 
 
@@ -114,6 +118,7 @@ def _execute(
     dataset: datasets.Dataset,
     source: weights.SourceWeights,
     precision: str,
+    devices: int,
     folder: Path,
 ) -> None:
     backbone = backbones.backbone_by_name(config.backbone)
@@ -162,7 +167,7 @@ def _execute(
         "frozen_part_reused": activations.reused,
         "model_difference": _whole_model_difference(work),
         "seconds": seconds | {"this_call": time.perf_counter() - started},
-        "environment": runtime.environment(),
+        "environment": runtime.environment() | {"devices": devices},
     }
     results.write(
         folder,
@@ -224,7 +229,8 @@ def _linear_probe(work: _Run) -> None:
     _fit(work, PROBE, probe, views, config.probe_rate, config.probe_epochs, mixup=0)
     work.network.head.set_weights(probe.layers[-1].get_weights())
     for split, answers in (("test", work.probabilities), ("val", work.validation)):
-        answers[PROBE] = probe.predict_on_batch(found.pooled_plain[work.dataset.rows(split)])
+        features = found.pooled_plain[work.dataset.rows(split)]
+        answers[PROBE] = predict_on_batch(probe, features)
 
 
 def _train_tail(work: _Run, stage: str, rate: float) -> None:
@@ -280,7 +286,7 @@ def _whole_model_difference(work: _Run) -> float:
     """Largest difference between the saved network's and the tail's probabilities on 32 photos."""
     rows = work.dataset.rows("test")[:32]
     pixels = work.dataset.pixels(work.config.size)[rows].astype(np.float32)
-    whole = work.network.model.predict_on_batch(pixels)
+    whole = predict_on_batch(work.network.model, pixels)
     stored = list(work.probabilities.values())[-1][:32]
     return float(np.abs(whole - stored).max())
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from fruitveg_tl.errors import InputError
+from fruitveg_tl.parallel import predict_on_batch, split
 from fruitveg_tl.progress import progress
 from fruitveg_tl.storage import atomic_path
 
@@ -107,8 +108,8 @@ def fit_resumable(
     with progress(what, epochs, initial=len(history)) as bar:
         while len(history) < epochs and len(history) - 1 - best_epoch(history) < patience:
             start = time.perf_counter()
-            record = run_epoch(model.train_on_batch, train(len(history)))
-            found = run_epoch(model.test_on_batch, validation)
+            record = run_epoch(model, train(len(history)), learn=True)
+            found = run_epoch(model, validation)
             record |= {f"val_{name}": value for name, value in found.items()}
             if not math.isfinite(record["loss"] + found["loss"]):
                 _say_diverged(what, len(history))
@@ -154,29 +155,32 @@ def interpolate(
     losses = {}
     for share in np.linspace(0.1, 1, 10).round(1).tolist():
         blend(share)
-        losses[share] = run_epoch(model.test_on_batch, validation)["loss"]
+        losses[share] = run_epoch(model, validation)["loss"]
     best = min(losses, key=losses.get)
     blend(best)
     return {"share": best, "val_loss": losses[best]}
 
 
-def run_epoch(step: Callable[..., dict], batches: Batches) -> dict[str, float]:
-    """Call `step` (a model's `train_on_batch` or `test_on_batch`) on all batches.
+def run_epoch(model: keras.Model, batches: Batches, learn: bool = False) -> dict[str, float]:
+    """Show a compiled model all batches, to learn from them or only to be tested.
 
     Returns:
         loss and compiled metrics, averaged over all photographs.
     """
+    step = model.train_on_batch if learn else model.test_on_batch
     totals: dict[str, float] = {}
-    for x, labels in batches:
+    for number, batch in enumerate(batches):
+        # The first is whole: Keras cannot make a model's metrics from a batch that is split.
+        shares = split(model, *batch) if number else batch
         # One batch's values: both methods reset the metrics when called.
-        for name, value in step(x, labels, return_dict=True).items():
-            totals[name] = totals.get(name, 0.0) + float(value) * len(labels)
+        for name, value in step(*shares, return_dict=True).items():
+            totals[name] = totals.get(name, 0.0) + float(value) * len(batch[1])
     return {name: total / len(batches.labels) for name, total in totals.items()}
 
 
 def predict(model: keras.Model, batches: Batches) -> np.ndarray:
     """Return the model's answers for all batches, shape (n, …)."""
-    return np.concatenate([model.predict_on_batch(x) for x, _ in batches])
+    return np.concatenate([predict_on_batch(model, x) for x, _ in batches])
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:

@@ -26,6 +26,8 @@ settings.load_profile("patient")
 
 CLASSES = ("apple", "banana", "cherry")
 COUNTS = {"train": 8, "validation": 3, "test": 4}
+# Options of `run` for runs of a few seconds.
+QUICK = "--weights random --size 32 --views 1 --probe-epochs 2 --finetune-epochs 3".split()  # noqa: SIM905
 PROJECT = Path(__file__).resolve().parents[1]
 
 

@@ -1,0 +1,99 @@
+"""Many runs at a time, on one machine or several, through Ray (the optional extra `grid`)."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fruitveg_tl.config import RunConfig
+from fruitveg_tl.errors import InputError
+from fruitveg_tl.progress import progress
+
+RETRIES = 2
+
+
+def run_grid(
+    configs: Sequence[RunConfig], workers: int, data: str | None = None, force: bool = False
+) -> list[Path]:
+    """Run all of them, `workers` at a time: the same result folders as one after the other.
+
+    A run that fails for another reason than its input, say because its process was killed, is
+    reported and tried again, and goes on where it was. With RAY_ADDRESS set, the runs go to that
+    cluster and its own size decides how many; its machines need the project at one path on a
+    shared file system.
+
+    Args:
+        configs: what to run.
+        workers: how many at a time on this machine; its cores, or graphics cards, are shared out.
+        data: see `datasets.load`.
+        force: run again although a finished run is on disk.
+
+    Returns:
+        the results' folders, in the order of `configs`.
+
+    Raises:
+        InputError: if Ray is missing, or, once all the others are finished, if some runs failed:
+            one line for each.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError("several workers need Ray: pip install 'fruitveg-tl[grid]'") from None
+    if workers < 1:
+        raise InputError(f"{workers} workers: at least one is needed")
+    # No statistics sent home; workers as important as any other process.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    share = {"num_cpus": max(1, (os.cpu_count() or 1) // workers)}
+    # Otherwise every worker would take all cores.
+    threads = {"TF_NUM_INTRAOP_THREADS": str(share["num_cpus"]), "TF_NUM_INTEROP_THREADS": "1"}
+    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers * share["num_cpus"]}
+    ray.init(**here, runtime_env={"env_vars": _own_settings() | threads})
+    try:
+        if cards := ray.cluster_resources().get("GPU"):
+            share["num_gpus"] = min(1, cards / workers)
+        return _run_all(ray.remote(max_retries=0, **share)(_one), configs, (data, force))
+    finally:
+        ray.shutdown()
+
+
+def _run_all(one, configs: Sequence[RunConfig], arguments: tuple) -> list[Path]:
+    import ray
+
+    folders: dict[int, Path] = {}
+    failed: list[str] = []
+    waiting = {one.remote(config, *arguments): (i, 0) for i, config in enumerate(configs)}
+    with progress("runs", len(configs)) as bar:
+        while waiting:
+            (done,), _ = ray.wait(list(waiting))
+            i, tries = waiting.pop(done)
+            try:
+                folders[i] = ray.get(done)
+            except InputError as error:  # would be the same again
+                failed.append(f"{_name(configs[i])}: {error.cause}")
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                if tries == RETRIES:
+                    failed.append(f"{_name(configs[i])}: failed {tries + 1} times: {reason}")
+                else:
+                    print(f"WARNING: {_name(configs[i])} is tried again: {reason}", file=sys.stderr)
+                    waiting[one.remote(configs[i], *arguments)] = i, tries + 1
+                    continue
+            bar.update()
+    if failed:
+        raise InputError("\n".join(failed))
+    return [folders[i] for i in range(len(configs))]
+
+
+def _one(config: RunConfig, data: str | None, force: bool) -> Path:
+    from fruitveg_tl import study
+
+    return study.run(config, data, force)
+
+
+def _own_settings() -> dict[str, str]:
+    """Return the variables that a worker on another machine must see as well."""
+    return {k: v for k, v in os.environ.items() if k.startswith(("FRUITVEG_", "KERAS_"))}
+
+
+def _name(config: RunConfig) -> str:
+    return f"{config.dataset}, {config.backbone}, {config.strategy}, seed {config.seed}"
