@@ -5,7 +5,7 @@ run from light to dark.
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -39,6 +39,17 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[
 
 def _wrapped(names: Sequence[str]) -> list[str]:
     return [textwrap.fill(name, 34) for name in names]
+
+
+def _apart(values: Iterable[float]) -> list[float]:
+    """Leave out what a logarithmic axis would write over its neighbour."""
+    ticks = sorted(values)
+    least = (ticks[-1] / ticks[0]) ** 0.15
+    kept = ticks[:1]
+    for value in ticks:
+        if value / kept[-1] > least:
+            kept.append(value)
+    return kept
 
 
 def contact_sheet(
@@ -317,7 +328,8 @@ def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
             marker, colour = MARKERS[row % len(MARKERS)], COLOURS[row % len(COLOURS)]
             axis.plot(entry[column], entry["accuracy"], marker, color=colour, label=entry["name"])
         axis.set(xlabel=label, xscale="log")
-        axis.set_xticks(table[column], [f"{value:.3g}" for value in table[column]], fontsize=8)
+        ticks = _apart(table[column])
+        axis.set_xticks(ticks, [f"{value:.3g}" for value in ticks], fontsize=8)
         axis.minorticks_off()
         axis.margins(0.25)
     for axis in axes[:, 0]:
