@@ -52,6 +52,8 @@ bench: setup     ## measure speed and memory, write benchmarks/results
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[bench]
 	$(BIN)/python benchmarks/input_path.py
 	$(BIN)/python benchmarks/usual_recipe.py
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/cached_frozen_part.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/sample_difficulty.py

@@ -1,0 +1,109 @@
+"""How time and memory grow with the photographs and with the classes.
+
+The drawn photographs of `sample` are handed out again and again to as many classes and files as
+asked for; every size is trained in a process of its own. Memory is what the process holds for
+itself at its highest (RssAnon), looked at every 50 ms: pages of the mapped arrays belong to the
+page cache, which the system takes back when it needs to.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from itertools import cycle
+from pathlib import Path
+
+PHOTOGRAPHS, CLASSES = 600, 10
+SIZES = [(factor * PHOTOGRAPHS, CLASSES) for factor in (1, 2, 4, 8)]
+SIZES += [(2 * PHOTOGRAPHS, classes) for classes in (34, 100, 300)]
+EPOCHS = 3
+
+
+def one(root: str) -> dict[str, float]:
+    """Train on a folder of photographs; return seconds and GiB."""
+    import keras  # noqa: F401 (in memory before the measurement begins)
+
+    from fruitveg_tl import results, study
+    from fruitveg_tl.config import RunConfig
+
+    config = RunConfig(
+        root, "mobilenetv2", size=96, views=1, probe_epochs=EPOCHS, finetune_epochs=EPOCHS
+    )
+    highest, stop = [_private_memory()], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            highest.append(_private_memory())
+
+    threading.Thread(target=watch, daemon=True).start()
+    seconds = results.load(study.run(config)).provenance["seconds"]
+    stop.set()
+    return seconds | {"GiB before": highest[0], "GiB": max(highest)}
+
+
+def _private_memory() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**20
+
+
+def _folder(root: Path, photographs: int, classes: int) -> None:
+    """Write three quarters of the photographs to train on, an eighth for each other split."""
+    from fruitveg_tl import datasets
+
+    sample = datasets.load("sample")
+    files = cycle(sample.root / path for path in sample.index["path"])
+    splits = ["train"] * 6 + ["validation", "test"]
+    for number in range(photographs):
+        split = splits[number // classes % len(splits)]
+        link = root / split / f"class {number % classes:03d}" / f"{number}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(next(files))
+
+
+def main() -> None:
+    """Measure all sizes in turn and store the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own measures
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one)))
+        return
+    from record import save
+
+    rows = []
+    for photographs, classes in SIZES:
+        with tempfile.TemporaryDirectory() as home:
+            root = Path(home) / "photographs"
+            _folder(root, photographs, classes)
+            start = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", str(root)],
+                env=os.environ | {"FRUITVEG_HOME": home},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            whole = time.perf_counter() - start
+        found = json.loads(done.stdout.splitlines()[-1])
+        rows.append(
+            {
+                "Photographs": photographs,
+                "Classes": classes,
+                "Decode (s)": f"{found['decode']:.1f}",
+                "Frozen part (s)": f"{found['frozen']:.1f}",
+                "Linear probe (s an epoch)": f"{found['linear probe'] / EPOCHS:.2f}",
+                "Fine-tuning (s an epoch)": f"{found['fine-tuned'] / EPOCHS:.1f}",
+                "Whole process (s)": f"{whole:.0f}",
+                "Peak memory (GiB)": f"{found['GiB']:.2f}",
+                "before it began": f"{found['GiB before']:.2f}",
+            }
+        )
+        print(rows[-1], flush=True)
+    save(Path(__file__).stem, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""How far from the limit: useful arithmetic a second over the machine's matrix-product rate.
+
+Useful arithmetic is counted from the layers' shapes (`costs.multiplications`, two operations each),
+three times that for a training step (forward, gradient by input, gradient by weights). The limit
+is the rate of a large matrix product in the same precision, measured in turn with the networks.
+Where the rest goes comes from oneDNN's own log of what it executed, with times
+(ONEDNN_VERBOSE=profile_exec), of one more process.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fruitveg_tl import backbones, runtime
+from fruitveg_tl.costs import multiplications
+
+SIZE, BATCH, CLASSES, ROUNDS = 224, 32, 34, 5
+SIDE = 4096  # of the matrices
+PHASES = FROZEN, TRAINING = "frozen part", "training step"
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+def network(backbone: str, precision: str) -> backbones.Network:
+    """Build a backbone in one precision with a head of its own."""
+    with runtime.dtype_policy(precision):
+        return backbones.build_network(backbones.BACKBONES[backbone], CLASSES, SIZE)
+
+
+def frozen(backbone: str, precision: str) -> tuple[Callable, float]:
+    """Return a call of the frozen part on one batch, and its operations."""
+    prefix = network(backbone, precision).prefix
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8)
+    return lambda: prefix.predict_on_batch(pixels), 2.0 * BATCH * multiplications(prefix)
+
+
+def training(backbone: str, precision: str) -> tuple[Callable, float]:
+    """Return a training step of the tail on one batch, and its operations."""
+    tail = network(backbone, precision).tail
+    tail.compile(keras.optimizers.AdamW(1e-5), "categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    x = rng.random((BATCH, *tail.input_shape[1:]), np.float32)
+    y = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=BATCH)]
+    return lambda: tail.train_on_batch(x, y), 6.0 * BATCH * multiplications(tail)
+
+
+def product(dtype: str) -> tuple[Callable, float]:
+    """Return a product of two large matrices, and its operations."""
+    a = tf.cast(tf.random.normal((SIDE, SIDE)), dtype.removeprefix("mixed_"))
+    multiply = tf.function(lambda x: tf.reduce_sum(tf.matmul(x, x)))
+    return lambda: multiply(a).numpy(), 2.0 * SIDE**3
+
+
+def main() -> None:
+    """Measure every phase, backbone and precision in turn and store both tables."""
+    from record import save
+
+    works = {
+        (phase, name, precision): make(name, precision)
+        for phase, make in zip(PHASES, (frozen, training), strict=True)
+        for name in backbones.BACKBONES
+        for precision in PRECISIONS
+    }
+    works |= {("product", "", precision): product(precision) for precision in PRECISIONS}
+    seconds = {key: [] for key in works}
+    for turn in range(ROUNDS + 1):
+        for key, (call, _) in works.items():
+            start = time.perf_counter()
+            call()
+            if turn:  # the first one traces the graph
+                seconds[key].append(time.perf_counter() - start)
+    rates = {key: operations / median(seconds[key]) for key, (_, operations) in works.items()}
+    rows = []
+    for key in works:
+        phase, name, precision = key
+        if phase in PHASES:
+            limit = rates["product", "", precision]
+            rows.append(
+                {
+                    "Phase": phase,
+                    "Backbone": backbones.BACKBONES[name].name,
+                    "Precision": precision,
+                    "Photographs a second": f"{BATCH / median(seconds[key]):.1f}",
+                    "Spread": f"{BATCH / max(seconds[key]):.1f} to {BATCH / min(seconds[key]):.1f}",
+                    "GFLOP each": f"{works[key][1] / BATCH / 1e9:.2f}",
+                    "GFLOP/s": f"{rates[key] / 1e9:.0f}",
+                    "Matrix product GFLOP/s": f"{limit / 1e9:.0f}",
+                    "Share": f"{rates[key] / limit:.0%}",
+                }
+            )
+    save(Path(__file__).stem, rows)
+    save("profile", [_profile(phase, name) for phase in PHASES for name in backbones.BACKBONES])
+
+
+def _profile(phase: str, backbone: str) -> dict[str, str]:
+    """Return the share of a phase's time that oneDNN spends on each kind of work."""
+    done = subprocess.run(
+        [sys.executable, __file__, phase, backbone],
+        env=os.environ | {"ONEDNN_VERBOSE": "profile_exec"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    lines = lines[lines.index("begin") + 1 :]
+    spent: Counter[str] = Counter()
+    for line in lines[:-1]:
+        if match := re.match(r"onednn_verbose(?:,v\d)?(?:,[\d.]+)?(?:,primitive)?,exec,", line):
+            fields = line[match.end() :].split(",")
+            kind = fields[1]
+            if kind == "convolution" and re.search(r"\bg\d+", fields[-2]):
+                kind = "depthwise convolution"
+            spent[kind] += float(fields[-1]) / 1000
+    whole = json.loads(lines[-1])
+    kinds = {kind: f"{time_ / whole:.0%}" for kind, time_ in spent.most_common(4)}
+    shares = ", ".join(f"{kind} {share}" for kind, share in kinds.items())
+    return {
+        "Phase": phase,
+        "Backbone": backbones.BACKBONES[backbone].name,
+        "Precision": _usual(phase),
+        "In oneDNN": shares,
+        "Outside it": f"{1 - sum(spent.values()) / whole:.0%}",
+    }
+
+
+def _usual(phase: str) -> str:
+    return runtime.frozen_precision() if phase == FROZEN else "float32"
+
+
+def _profiled(phase: str, backbone: str) -> None:
+    call, _ = {FROZEN: frozen, TRAINING: training}[phase](backbone, _usual(phase))
+    call()
+    print("begin", flush=True)
+    start = time.perf_counter()
+    for _ in range(ROUNDS):
+        call()
+    print(json.dumps(time.perf_counter() - start), flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        _profiled(*sys.argv[1:])
+    else:
+        main()
