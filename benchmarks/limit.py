@@ -120,6 +120,7 @@ def _profile(phase: str, backbone: str) -> dict[str, str]:
             kind = fields[1]
             if kind == "convolution" and re.search(r"\bg\d+", fields[-2]):
                 kind = "depthwise convolution"
+            kind += " backwards" if fields[3].startswith("backward") else ""
             spent[kind] += float(fields[-1]) / 1000
     whole = json.loads(lines[-1])
     kinds = {kind: f"{time_ / whole:.0%}" for kind, time_ in spent.most_common(4)}
