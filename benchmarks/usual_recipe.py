@@ -88,11 +88,12 @@ def package(root: str, backbone: str, size: int, epochs: int, seed: int) -> floa
 
 
 def _tree(root: Path, per_class: dict[str, int]) -> None:
-    """Link so many photographs of each class and split into folders."""
+    """Link so many photographs into folders, of each class that every split has, and split."""
     from fruitveg_tl import datasets
 
     dataset = datasets.load(DATASET)
-    for (split, label), photographs in dataset.index.groupby(["split", "label"]):
+    everywhere = dataset.index.groupby("label")["split"].transform("nunique") == len(per_class)
+    for (split, label), photographs in dataset.index[everywhere].groupby(["split", "label"]):
         for number, path in enumerate(photographs["path"].head(per_class[split])):
             folder = root / {"val": "validation"}.get(split, split) / label
             folder.mkdir(parents=True, exist_ok=True)
