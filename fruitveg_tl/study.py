@@ -212,7 +212,10 @@ def _activations(config, backbone, dataset, source, network, precision) -> Activ
             ).prefix
         pool = network.pool
     folder = CACHE_DIR / "activations" / f"{backbone.key}-{config.size}px-{key}"
-    return compute_activations(pixels, dataset.rows("train"), prefix, pool, config.views, folder)
+    with exclusive(folder):  # runs side by side that differ in the seed share them
+        return compute_activations(
+            pixels, dataset.rows("train"), prefix, pool, config.views, folder
+        )
 
 
 def _linear_probe(work: _Run) -> None:

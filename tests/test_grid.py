@@ -1,5 +1,6 @@
 """Runs side by side through Ray, and one run on two devices: the results of one after the other."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,10 +17,10 @@ pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'fruitv
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> list[str]:
-    """Arguments for three runs of a few seconds."""
+    """Arguments for three runs of a few seconds, from the same source weights."""
     photographs = write_photographs(tmp_path_factory.mktemp("grid") / "photographs")
     wanted = ["--dataset", str(photographs), "--backbones", "vgg16", "--seeds", "0", "1", "2"]
-    return ["run", *wanted, *QUICK]
+    return ["run", *wanted, *QUICK, "--weights", "embedded"]
 
 
 def test_two_workers_give_the_same_results_and_a_killed_one_is_tried_again(grid, tmp_path):
@@ -40,6 +41,9 @@ def test_two_workers_give_the_same_results_and_a_killed_one_is_tried_again(grid,
     alone, two = (_results(tmp_path / name) for name in ("alone", "two"))
     assert len(two) == 3
     assert two == alone
+    folders = (tmp_path / "two" / "data" / "results").glob("*/provenance.json")
+    reused = [json.loads(file.read_text())["frozen_part_reused"] for file in folders]
+    assert sum(reused) >= 2  # computed by one run, awaited by the others
 
 
 def test_finished_runs_stay_and_failed_ones_are_named_after_the_others(grid, tmp_path):
