@@ -83,8 +83,8 @@ def main() -> None:
 def _readers(folder: Path, dataset: datasets.Dataset, paths: list[Path]) -> dict:
     pixels = images.pixel_array(paths, SIZE, folder / "pixels.npy")
     rows, labels = np.arange(len(paths)), np.eye(len(dataset.classes))[dataset.labels[: len(paths)]]
-    for path, name in zip(paths, dataset.index["label"], strict=False):
-        link = folder / "tree" / name / path.name
+    for number, (path, name) in enumerate(zip(paths, dataset.index["label"], strict=False)):
+        link = folder / "tree" / name / f"{number}{path.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
     generator = keras.utils.image_dataset_from_directory(
