@@ -19,7 +19,7 @@ from pathlib import Path
 
 PHOTOGRAPHS, CLASSES = 600, 10
 SIZES = [(factor * PHOTOGRAPHS, CLASSES) for factor in (1, 2, 4, 8)]
-SIZES += [(2 * PHOTOGRAPHS, classes) for classes in (34, 100, 300)]
+SIZES += [(4 * PHOTOGRAPHS, classes) for classes in (34, 100, 300)]  # 8 of each at least
 EPOCHS = 3
 
 
