@@ -1,4 +1,4 @@
-"""Runs side by side through Ray, and one run on two devices: the results of one after the other."""
+"""Runs side by side through Ray: the results of one after the other."""
 
 import json
 import os
