@@ -8,12 +8,10 @@ page cache, which the system takes back when it needs to.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -50,18 +48,16 @@ def _private_memory() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**20
 
 
-def _folder(root: Path, photographs: int, classes: int) -> None:
-    """Write three quarters of the photographs to train on, an eighth for each other split."""
+def _photographs(count: int, classes: int) -> Iterator[tuple[str, str, Path]]:
+    """Give three quarters of the photographs to train on, an eighth to each other split."""
     from fruitveg_tl import datasets
 
     sample = datasets.load("sample")
     files = cycle(sample.root / path for path in sample.index["path"])
     splits = ["train"] * 6 + ["validation", "test"]
-    for number in range(photographs):
+    for number in range(count):
         split = splits[number // classes % len(splits)]
-        link = root / split / f"class {number % classes:03d}" / f"{number}.jpg"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(next(files))
+        yield split, f"class {number % classes:03d}", next(files)
 
 
 def main() -> None:
@@ -70,24 +66,17 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own measures
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one(options.one)))
+        print(json.dumps(one(*json.loads(options.one))))
         return
-    from record import save
+    from record import in_own_process, link_photographs, save
 
     rows = []
     for photographs, classes in SIZES:
-        with tempfile.TemporaryDirectory() as home:
-            root = Path(home) / "photographs"
-            _folder(root, photographs, classes)
+        with tempfile.TemporaryDirectory() as root:
+            link_photographs(Path(root), _photographs(photographs, classes))
             start = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, __file__, "--one", str(root)],
-                env=os.environ | {"FRUITVEG_HOME": home},
-                stdout=subprocess.PIPE,
-                check=True,
-            )
+            found = in_own_process(__file__, [root])
             whole = time.perf_counter() - start
-        found = json.loads(done.stdout.splitlines()[-1])
         rows.append(
             {
                 "Photographs": photographs,

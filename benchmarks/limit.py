@@ -132,18 +132,18 @@ def _profile(phase: str, backbone: str) -> dict[str, str]:
     return {
         "Phase": phase,
         "Backbone": backbones.BACKBONES[backbone].name,
-        "Precision": _usual(phase),
+        "Precision": _usual(backbone),
         "In oneDNN, of the time by the clock": f"{total / whole:.0%}",
         "Of that": shares,
     }
 
 
-def _usual(phase: str) -> str:
-    return runtime.frozen_precision() if phase == FROZEN else "float32"
+def _usual(backbone: str) -> str:
+    return runtime.fast_precision(backbones.BACKBONES[backbone].bfloat16)
 
 
 def _profiled(phase: str, backbone: str) -> None:
-    call, _ = {FROZEN: frozen, TRAINING: training}[phase](backbone, _usual(phase))
+    call, _ = {FROZEN: frozen, TRAINING: training}[phase](backbone, _usual(backbone))
     call()
     print("begin", flush=True)
     start = time.perf_counter()

@@ -1,7 +1,7 @@
 """What bfloat16 in the frozen part costs in accuracy, on whatever FRUITVEG_DATA points at.
 
 Only the accuracy is meant to be read where the processor has no bfloat16 instructions: there it
-is emulated, and slow. `runtime.frozen_precision` then keeps float32.
+is emulated, and slow. `runtime.fast_precision` then keeps float32.
 """
 
 import os

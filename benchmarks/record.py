@@ -1,6 +1,12 @@
-"""Where every benchmark puts its figures: a JSON file, and a table in benchmarks/README.md."""
+"""What the benchmarks share: photographs, processes of their own, and where the figures go."""
 
+import json
+import os
 import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +15,26 @@ from fruitveg_tl import results, runtime
 from fruitveg_tl.storage import write_json
 
 HERE = Path(__file__).parent
+
+
+def link_photographs(root: Path, photographs: Iterable[tuple[str, str, Path]]) -> None:
+    """Fill `root` with links, `<split>/<class>/<number>`, for (split, class, file) each."""
+    for number, (split, label, file) in enumerate(photographs):
+        link = root / split / label / f"{number}{file.suffix}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.resolve())
+
+
+def in_own_process(script: str, task: list) -> dict[str, float]:
+    """Run a benchmark's script with `--one` and a task, and an empty home; return its last line."""
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run(
+            [sys.executable, script, "--one", json.dumps(task)],
+            env=os.environ | {"FRUITVEG_HOME": home},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def save(name: str, rows: list[dict]) -> None:

@@ -15,10 +15,9 @@ import argparse
 import json
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, median
 
@@ -87,17 +86,15 @@ def package(root: str, backbone: str, size: int, epochs: int, seed: int) -> floa
     return results.load(study.run(config)).scores[FINETUNED]["accuracy"]
 
 
-def _tree(root: Path, per_class: dict[str, int]) -> None:
-    """Link so many photographs into folders, of each class that every split has, and split."""
+def _photographs(per_class: dict[str, int]) -> Iterator[tuple[str, str, Path]]:
+    """Give so many photographs of each class that every split has."""
     from fruitveg_tl import datasets
 
     dataset = datasets.load(DATASET)
     everywhere = dataset.index.groupby("label")["split"].transform("nunique") == len(per_class)
     for (split, label), photographs in dataset.index[everywhere].groupby(["split", "label"]):
-        for number, path in enumerate(photographs["path"].head(per_class[split])):
-            folder = root / {"val": "validation"}.get(split, split) / label
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{number}{Path(path).suffix}").symlink_to((dataset.root / path).resolve())
+        for path in photographs["path"].head(per_class[split]):
+            yield {"val": "validation"}.get(split, split), label, dataset.root / path
 
 
 def one(side: str, *arguments) -> dict[str, float]:
@@ -121,30 +118,25 @@ def main() -> None:
     if options.one:
         print(json.dumps(one(*json.loads(options.one))))
         return
-    from record import save
+    from record import link_photographs, save
 
     with tempfile.TemporaryDirectory() as root:
         per_class = {"train": options.train, "val": -(-options.train // 4), "test": options.train}
-        _tree(Path(root), per_class)
+        link_photographs(Path(root), _photographs(per_class))
         rows = [row for name in options.backbones for row in _compare(root, name, options)]
     save(Path(__file__).stem, rows)
 
 
 def _compare(root: str, backbone: str, options: argparse.Namespace) -> list[dict]:
+    from record import in_own_process
+
     from fruitveg_tl.backbones import BACKBONES
 
     found = {side: [] for side in SIDES}
     for seed in range(options.seeds):
         for side in SIDES:
-            task = json.dumps([side, root, backbone, options.size, options.epochs, seed])
-            with tempfile.TemporaryDirectory() as home:
-                done = subprocess.run(
-                    [sys.executable, __file__, "--one", task],
-                    env=os.environ | {"FRUITVEG_HOME": home},
-                    stdout=subprocess.PIPE,
-                    check=True,
-                )
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+            task = [side, root, backbone, options.size, options.epochs, seed]
+            found[side].append(in_own_process(__file__, task))
             print(backbone, seed, side, found[side][-1], flush=True)
     seconds = {side: median(run["seconds"] for run in found[side]) for side in SIDES}
     rows = []

@@ -25,6 +25,8 @@ class Backbone:
             architecture has its own (Keras docs, "Keras Applications").
         boundary: name of the last layer that stays frozen during fine-tuning.
         finetune_rate: highest learning rate of AdamW in fine-tuning.
+        bfloat16: whether it is faster in bfloat16 on a processor that has the instructions; layers
+            with little arithmetic for the memory they move are not (benchmarks/limit.py).
         last_conv: name of the layer that Grad-CAM reads: the last feature map before pooling.
         weights_url: Keras' own ImageNet weights without top.
         weights_md5: the checksum Keras publishes for that file; None where it publishes none.
@@ -35,6 +37,7 @@ class Backbone:
     preprocess_input: Callable
     boundary: str
     finetune_rate: float
+    bfloat16: bool
     last_conv: str
     weights_url: str
     weights_md5: str | None
@@ -66,6 +69,7 @@ BACKBONES = {
             keras.applications.vgg16.preprocess_input,
             boundary="block4_pool",
             finetune_rate=1e-4,
+            bfloat16=True,
             last_conv="block5_conv3",
             weights_url=f"{_KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
             weights_md5="6d6bbae143d832006294945121d1f1fc",
@@ -76,6 +80,7 @@ BACKBONES = {
             keras.applications.resnet50.preprocess_input,
             boundary="conv4_block6_out",
             finetune_rate=2e-4,
+            bfloat16=True,
             last_conv="conv5_block3_out",
             weights_url=f"{_KERAS}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
             weights_md5="4d473c1dd8becc155b73f8504c6f6626",
@@ -86,6 +91,7 @@ BACKBONES = {
             keras.applications.mobilenet_v2.preprocess_input,
             boundary="block_5_add",
             finetune_rate=5e-4,
+            bfloat16=False,
             last_conv="out_relu",
             weights_url=f"{_KERAS}/mobilenet_v2/"
             "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",

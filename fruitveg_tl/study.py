@@ -40,6 +40,7 @@ class _Run:
     config: RunConfig
     dataset: datasets.Dataset
     network: backbones.Network
+    trained_tail: keras.Model  # a copy of the network's tail, in the precision to train in
     activations: Activations
     state: Path
     seconds: dict[str, float] = field(default_factory=dict)
@@ -79,7 +80,8 @@ def run(
         config: what to run.
         data: see `datasets.load`.
         force: run again although a finished run is on disk.
-        precision: of the frozen part; default: `runtime.frozen_precision()`.
+        precision: to compute in, frozen part and training; default:
+            `runtime.fast_precision`. The network stored is float32.
         devices: how many share every batch, see `parallel.data_parallel`.
 
     Returns:
@@ -96,7 +98,7 @@ def run(
         dataset = audit.resplit(dataset, dataset.pixels(audit.SIZE))
     scratch = config.strategy == "scratch"
     source = weights.resolve(backbone, "random" if scratch else config.weights, config.seed)
-    precision = precision or runtime.frozen_precision()
+    precision = precision or runtime.fast_precision(backbone.bfloat16)
     # What the weights are counts, not the way they were asked for.
     settings = config.to_dict() | {"weights": source.digest}
     identity = sha256_json([settings, dataset.digest])[:8]
@@ -134,18 +136,26 @@ def _execute(
         source = replace(source, values=weights.settle(backbone, source.values, some))
     if config.divide_by_255:
         backbone = replace(backbone, preprocess_input=backbones.divide_by_255)
-    network = backbones.build_network(
-        backbone,
-        len(dataset.classes),
-        config.size,
-        source.values,
-        frozen=not scratch,
-        update_batch_norm=config.update_batch_norm,
+
+    def build() -> backbones.Network:
+        return backbones.build_network(
+            backbone,
+            len(dataset.classes),
+            config.size,
+            source.values,
+            frozen=not scratch,
+            update_batch_norm=config.update_batch_norm,
+        )
+
+    network = build()
+    with runtime.dtype_policy(precision):
+        trained = build()
+    activations = _activations(
+        config, backbone, dataset, source, network, trained.prefix, precision
     )
-    activations = _activations(config, backbone, dataset, source, network, precision)
     seconds["frozen"] = activations.seconds
     state = CACHE_DIR / "runs" / folder.name
-    work = _Run(config, dataset, network, activations, state, seconds)
+    work = _Run(config, dataset, network, trained.tail, activations, state, seconds)
     if scratch:
         _train_tail(work, SCRATCH, config.scratch_rate)
     else:
@@ -164,6 +174,7 @@ def _execute(
         "trained_parameters": work.trained,
         "interpolation": work.interpolation,
         "frozen_precision": None if scratch else precision,
+        "training_precision": precision,
         "frozen_part_reused": activations.reused,
         "model_difference": _whole_model_difference(work),
         "seconds": seconds | {"this_call": time.perf_counter() - started},
@@ -198,18 +209,14 @@ def _say_unless_imagenet(backbone: backbones.Backbone, source: weights.SourceWei
         print(f"WARNING: {backbone.name}: {source.source}", file=sys.stderr)
 
 
-def _activations(config, backbone, dataset, source, network, precision) -> Activations:
+def _activations(config, backbone, dataset, source, network, prefix, precision) -> Activations:
     pixels = dataset.pixels(config.size)
-    if network.prefix is None:
+    if prefix is None:
         key = activations_key(dataset.pixels_key(config.size), "pixels", "", "uint8")
-        prefix = pool = None
+        pool = None
     else:
         part = f"{backbone.key} to {backbone.boundary}" + "/255" * config.divide_by_255
         key = activations_key(dataset.pixels_key(config.size), part, source.digest, precision)
-        with runtime.dtype_policy(precision):
-            prefix = backbones.build_network(
-                backbone, len(dataset.classes), config.size, source.values
-            ).prefix
         pool = network.pool
     folder = CACHE_DIR / "activations" / f"{backbone.key}-{config.size}px-{key}"
     with exclusive(folder):  # runs side by side that differ in the seed share them
@@ -240,8 +247,11 @@ def _train_tail(work: _Run, stage: str, rate: float) -> None:
     tail, found = work.network.tail, work.activations
     start = tail.get_weights()
     views, config = [found.plain, *found.views], work.config
-    _fit(work, stage, tail, views, rate, config.finetune_epochs, config.mixup)
+    work.trained_tail.set_weights(start)
+    _fit(work, stage, work.trained_tail, views, rate, config.finetune_epochs, config.mixup)
+    tail.set_weights(work.trained_tail.get_weights())
     if stage == FINETUNED:
+        tail.compile(loss="categorical_crossentropy")
         work.interpolation = interpolate(tail, start, work.evaluation("val", found.plain))
     with _timed(work.seconds, "evaluation"):
         work.probabilities[stage] = predict(tail, work.evaluation("test", found.plain))

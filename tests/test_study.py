@@ -54,6 +54,24 @@ def test_saved_network_gives_the_stored_probabilities_from_raw_photographs(home,
     np.testing.assert_allclose(answers, stored, atol=2e-3)  # stored activations are float16
 
 
+def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch):
+    trained, fit = {}, study.fit_resumable
+
+    def spy(model, *arguments):
+        trained[arguments[-1]] = {layer.compute_dtype for layer in model.layers}
+        return fit(model, *arguments)
+
+    monkeypatch.setattr(study, "fit_resumable", spy)
+    folder = study.run(quick, precision="mixed_bfloat16")
+    assert trained["fine-tuned"] == {"bfloat16", "float32"}  # the head's softmax
+    model = keras.saving.load_model(folder / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    dataset = load(quick.dataset)
+    pixels = dataset.pixels(32)[dataset.rows("test")].astype(np.float32)
+    stored = np.load(folder / "probabilities-fine-tuned.npy")
+    assert np.abs(model.predict(pixels, verbose=0) - stored).mean() < 0.05
+
+
 def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
     stamp = (finished / "metrics.json").stat().st_mtime_ns
     assert study.run(quick) == finished
