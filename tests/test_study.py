@@ -182,7 +182,7 @@ def test_few_photographs_come_from_every_class_alike_and_from_the_seed(home, qui
     dataset = load(quick.dataset)
 
     def learnt(**changes):
-        return study._Run(replace(quick, **changes), dataset, None, None, None).learnt
+        return study._Run(replace(quick, **changes), dataset, None, None, None, None).learnt
 
     some = learnt(per_class=3)
     labels = dataset.labels[dataset.rows("train")]
