@@ -20,7 +20,12 @@ import sys, tensorflow as tf
 tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
 exec(sys.argv.pop(1))
 """
-RUN = "from fruitveg_tl import cli; sys.exit(cli.main(sys.argv[1:]))"
+# In float32: bfloat16 rounds the gradients of half a batch too coarsely to compare.
+RUN = """
+from fruitveg_tl import cli, runtime
+runtime.fast_precision = lambda gains: "float32"
+sys.exit(cli.main(sys.argv[1:]))
+"""
 SPLIT = """
 import keras, numpy
 from fruitveg_tl.parallel import data_parallel, predict_on_batch, split
