@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
-from record import save
+from record import link_photographs, save
 
 from fruitveg_tl import datasets, images, training
 
@@ -83,10 +83,8 @@ def main() -> None:
 def _readers(folder: Path, dataset: datasets.Dataset, paths: list[Path]) -> dict:
     pixels = images.pixel_array(paths, SIZE, folder / "pixels.npy")
     rows, labels = np.arange(len(paths)), np.eye(len(dataset.classes))[dataset.labels[: len(paths)]]
-    for number, (path, name) in enumerate(zip(paths, dataset.index["label"], strict=False)):
-        link = folder / "tree" / name / f"{number}{path.suffix}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
+    labelled = zip(dataset.index["label"], paths, strict=False)
+    link_photographs(folder, (("tree", label, path) for label, path in labelled))
     generator = keras.utils.image_dataset_from_directory(
         folder / "tree", image_size=(SIZE, SIZE), batch_size=BATCH, verbose=False
     )
