@@ -66,13 +66,16 @@ def _parser() -> argparse.ArgumentParser:
         "embedded (what is shipped), random, or a file",
     )
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
-    for name, what in (
-        ("size", "side of the photographs in pixels"),
-        ("views", "cached augmented views of each training photograph"),
-        ("probe-epochs", "the most epochs of the linear probe"),
-        ("finetune-epochs", "the most epochs of fine-tuning, or of training from scratch"),
+    for name, kind, what in (
+        ("size", int, "side of the photographs in pixels"),
+        ("crop", float, "share of each side kept around the centre, e.g. 0.875"),
+        ("views", int, "cached augmented views of each training photograph"),
+        ("probe-epochs", int, "the most epochs of the linear probe"),
+        ("finetune-epochs", int, "the most epochs of fine-tuning, or of training from scratch"),
+        ("soup", int, "fine-tune so many times and average the weights"),
+        ("balance", float, "0 to 1: how far the loss makes up for rare classes"),
     ):
-        run.add_argument(f"--{name}", type=int, metavar="N", help=what)
+        run.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=what)
     run.add_argument("--force", action="store_true", help="repeat finished runs")
     several = run.add_mutually_exclusive_group()
     several.add_argument(
@@ -138,7 +141,16 @@ def _data(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from fruitveg_tl import backbones, grid, results, study
 
-    given = ("weights", "size", "views", "probe_epochs", "finetune_epochs")
+    given = (
+        "weights",
+        "size",
+        "crop",
+        "views",
+        "probe_epochs",
+        "finetune_epochs",
+        "soup",
+        "balance",
+    )
     settings = PROFILES.get(options.dataset, {}) | {
         name: value for name in given if (value := getattr(options, name)) is not None
     }

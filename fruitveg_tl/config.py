@@ -14,6 +14,8 @@ SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
 
 DEPARTURES = ("resplit", "per_class", "probe_first", "update_batch_norm", "divide_by_255")
+# Runs finished before one of these settings was thought of keep their identity.
+LATER = (*DEPARTURES, "crop", "soup", "balance")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class RunConfig:
             initialisation, all layers trained: the baseline).
         weights: "auto", "embedded", "random" or a file, see `weights.resolve`.
         size: side of the photographs in pixels.
+        crop: share of each side that is kept around the centre; 0.875 is what ImageNet networks are
+            usually tested with.
         views: number of cached augmented views of each training photograph.
         seed: decides the head's initialisation, the order of the photographs and the views drawn.
         batch_size: photographs per step, in every phase.
@@ -37,6 +41,11 @@ class RunConfig:
         mixup: alpha of mixup in fine-tuning and from scratch, see `training.Batches`.
         patience: epochs without a lower validation loss before a phase stops.
         weight_decay: of AdamW (Loshchilov & Hutter 2019).
+        soup: fine-tune so many times from the one linear probe, each time in another order, and
+            average the weights (uniform model soup, Wortsman et al. 2022); 1 moves them back to the
+            probe instead, see `training.interpolate`.
+        balance: of the classes in the loss of both phases, 0 for none, see
+            `training.balanced_crossentropy`.
         resplit: split the photographs anew, duplicates together, see `audit.resplit`.
         per_class: train on so many photographs of each class, chosen by the seed; None for all.
         probe_first: False leaves the linear probe out: fine-tuning starts from a random head.
@@ -51,6 +60,7 @@ class RunConfig:
     strategy: str = "transfer"
     weights: str = "auto"
     size: int = 224
+    crop: float = 1.0
     views: int = 8
     seed: int = 0
     batch_size: int = 32
@@ -62,6 +72,8 @@ class RunConfig:
     mixup: float = 0.4
     patience: int = 12
     weight_decay: float = 1e-2
+    soup: int = 1
+    balance: float = 0.0
     resplit: bool = False
     per_class: int | None = None
     probe_first: bool = True
@@ -69,11 +81,9 @@ class RunConfig:
     divide_by_255: bool = False
 
     def to_dict(self) -> dict:
-        """Return the settings as plain values for JSON, departures from the protocol if any."""
-        # Runs finished before a departure was thought of keep their identity.
+        """Return the settings as plain values for JSON, of the later ones those in use."""
         usual = {field.name: field.default for field in fields(self)}
-        settings = asdict(self)
-        return {k: v for k, v in settings.items() if k not in DEPARTURES or v != usual[k]}
+        return {k: v for k, v in asdict(self).items() if k not in LATER or v != usual[k]}
 
 
 # The sample set is for seeing everything work, anywhere: small photographs, few epochs.

@@ -62,15 +62,17 @@ class Dataset:
         """Number of photographs in each split."""
         return {split: len(self.rows(split)) for split in SPLITS}
 
-    def pixels_key(self, size: int) -> str:
+    def pixels_key(self, size: int, crop: float = 1.0) -> str:
         """Name of the decoded array: what its content depends on, in the order of the rows."""
         order = hashlib.sha256("".join(self.index["sha256"]).encode()).hexdigest()
-        return f"{self.name}-{size}px-{order[:16]}"
+        cropped = f"-crop{crop:g}" if crop < 1 else ""
+        return f"{self.name}-{size}px{cropped}-{order[:16]}"
 
-    def pixels(self, size: int) -> np.ndarray:
+    def pixels(self, size: int, crop: float = 1.0) -> np.ndarray:
         """Decode (once) and map all photographs: uint8 (n, size, size, 3) in index order."""
         paths = [self.root / path for path in self.index["path"]]
-        return pixel_array(paths, size, CACHE_DIR / "pixels" / f"{self.pixels_key(size)}.npy")
+        file = CACHE_DIR / "pixels" / f"{self.pixels_key(size, crop)}.npy"
+        return pixel_array(paths, size, file, crop)
 
 
 def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = None) -> Dataset:

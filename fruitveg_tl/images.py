@@ -1,5 +1,6 @@
 """Photographs to pixels: decoded once into one uint8 array on disk, then memory-mapped."""
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,7 +50,7 @@ def check_header(path: Path) -> tuple[int, int, str]:
         raise InputError(f"{named(path)}: cannot be read ({_reason(error)}); {fix}") from None
 
 
-def decode(path: Path, size: int) -> np.ndarray:
+def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
     """Decode one photograph to a square of RGB pixels.
 
     The EXIF orientation is applied, transparency is laid on white, palette, grey and CMYK become
@@ -59,6 +60,7 @@ def decode(path: Path, size: int) -> np.ndarray:
     Args:
         path: the image file.
         size: side of the result in pixels.
+        crop: share of the shorter side that the square shows.
 
     Returns:
         uint8 array of shape (size, size, 3), RGB, 0 to 255.
@@ -69,9 +71,12 @@ def decode(path: Path, size: int) -> np.ndarray:
     check_header(path)
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (size, size))
+            # A JPEG is read at the coarsest scale that still has the pixels the square shows.
+            image.draft("RGB", (math.ceil(size / crop),) * 2)
             upright = _to_rgb(ImageOps.exif_transpose(image))
-            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+            edge = (1 - crop) / 2
+            square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC, bleed=edge)
+            return np.asarray(square)
     except Exception as error:  # as in check_header
         raise InputError(
             f"{named(path)}: damaged or truncated ({_reason(error)}); "
@@ -121,13 +126,15 @@ def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -
     return results
 
 
-def pixel_array(paths: Sequence[Path], size: int, file: Path) -> np.ndarray:
+def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0) -> np.ndarray:
     """Return all photographs as one memory-mapped array, decoding them on the first call.
 
     Args:
         paths: the photographs, in the order of the index.
         size: side of every square in pixels.
-        file: where the array lives; its name must identify the photographs and `size`.
+        file: where the array lives; its name must identify the photographs, `size` and
+            `crop`.
+        crop: see `decode`.
 
     Returns:
         read-only uint8 array of shape (len(paths), size, size, 3), RGB.
@@ -141,7 +148,7 @@ def pixel_array(paths: Sequence[Path], size: int, file: Path) -> np.ndarray:
             rows = {path: row for row, path in enumerate(paths)}
 
             def fill(path: Path) -> None:
-                pixels[rows[path]] = decode(path, size)
+                pixels[rows[path]] = decode(path, size, crop)
 
             map_files(fill, paths, "decode photographs")
             pixels.flush()

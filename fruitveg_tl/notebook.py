@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
@@ -44,6 +45,11 @@ class Study:
     def size(self) -> int:
         """Side of the photographs in pixels."""
         return self.settings.get("size", RunConfig.size)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The photographs as the study's networks see them, see `Dataset.pixels`."""
+        return self.dataset.pixels(self.size, self.settings.get("crop", RunConfig.crop))
 
     def run(self, backbone: str, network: bool = False, **changes) -> list[str]:
         """Return the folder names of the finished runs, one per seed, computing what is missing.

@@ -192,7 +192,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         history: of a `results.Run`.
     """
     epochs = np.arange(1, len(history) + 1)
-    starts = np.flatnonzero(history["stage"] != history["stage"].shift())
+    starts = np.flatnonzero(history["epoch"] == 0)  # of a soup, one for each training
     figure, axes = _figure(2.6, 1, 2)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         axis.plot(epochs, history[name], STYLES[1], color=COLOURS[1], label="training")
@@ -200,8 +200,9 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         for start in starts:
             if start:
                 axis.axvline(start + 0.5, color="0.4", linewidth=1)
-            stage = history["stage"].iloc[start]
-            axis.text(start + 1, 1.01, stage, fontsize=8, transform=axis.get_xaxis_transform())
+            if start == 0 or history["stage"].iloc[start] != history["stage"].iloc[start - 1]:
+                stage = history["stage"].iloc[start]
+                axis.text(start + 1, 1.01, stage, fontsize=8, transform=axis.get_xaxis_transform())
         axis.set(xlabel="epoch", ylabel=name)
     axes[0, 0].legend(frameon=False)
     sns.despine(figure)

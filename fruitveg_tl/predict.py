@@ -49,6 +49,6 @@ def predict(paths: Sequence[Path], run: Path) -> list[pd.Series]:
         InputError: if a photograph cannot be decoded; see also `results.Run.network`.
     """
     found = results.load(run)
-    pixels = np.stack([decode(path, found.config.size) for path in paths])
+    pixels = np.stack([decode(path, found.config.size, found.config.crop) for path in paths])
     probabilities = found.network().predict_on_batch(pixels.astype(np.float32))
     return [pd.Series(p, index=found.classes).sort_values(ascending=False) for p in probabilities]

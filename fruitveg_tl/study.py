@@ -25,7 +25,7 @@ from fruitveg_tl.errors import InputError
 from fruitveg_tl.features import Activations, activations_key, compute_activations
 from fruitveg_tl.parallel import data_parallel, predict_on_batch
 from fruitveg_tl.storage import exclusive, sha256_json
-from fruitveg_tl.training import Batches, fit_resumable, interpolate, predict
+from fruitveg_tl.training import Batches, balanced_crossentropy, fit_resumable, interpolate, predict
 
 EVALUATION_BATCH = 64
 # Every so many of the training photographs, and of a small set this many, give random weights
@@ -128,7 +128,7 @@ def _execute(
     started = time.perf_counter()
     seconds: dict[str, float] = {}
     with _timed(seconds, "decode"):
-        pixels = dataset.pixels(config.size)
+        pixels = dataset.pixels(config.size, config.crop)
     runtime.make_deterministic(config.seed)
     if source.source == weights.RANDOM:
         train = dataset.rows("train")
@@ -200,6 +200,10 @@ def _check(config: RunConfig) -> None:
         raise InputError(f"size {config.size}: the backbones need at least 32 pixels")
     if config.views < 0 or min(config.probe_epochs, config.finetune_epochs) < 1:
         raise InputError("views must be 0 or more, and every phase needs at least one epoch")
+    if not 0 < config.crop <= 1:
+        raise InputError(f"crop {config.crop}: a share of the photograph, above 0 and at most 1")
+    if config.soup < 1 or not 0 <= config.balance <= 1:
+        raise InputError("a soup needs at least one training, and balance is between 0 and 1")
     if config.per_class is not None and config.per_class < 1:
         raise InputError("at least one photograph of each class is needed to train on")
 
@@ -210,13 +214,14 @@ def _say_unless_imagenet(backbone: backbones.Backbone, source: weights.SourceWei
 
 
 def _activations(config, backbone, dataset, source, network, prefix, precision) -> Activations:
-    pixels = dataset.pixels(config.size)
+    pixels = dataset.pixels(config.size, config.crop)
+    decoded = dataset.pixels_key(config.size, config.crop)
     if prefix is None:
-        key = activations_key(dataset.pixels_key(config.size), "pixels", "", "uint8")
+        key = activations_key(decoded, "pixels", "", "uint8")
         pool = None
     else:
         part = f"{backbone.key} to {backbone.boundary}" + "/255" * config.divide_by_255
-        key = activations_key(dataset.pixels_key(config.size), part, source.digest, precision)
+        key = activations_key(decoded, part, source.digest, precision)
         pool = network.pool
     folder = CACHE_DIR / "activations" / f"{backbone.key}-{config.size}px-{key}"
     with exclusive(folder):  # runs side by side that differ in the seed share them
@@ -247,10 +252,14 @@ def _train_tail(work: _Run, stage: str, rate: float) -> None:
     tail, found = work.network.tail, work.activations
     start = tail.get_weights()
     views, config = [found.plain, *found.views], work.config
-    work.trained_tail.set_weights(start)
-    _fit(work, stage, work.trained_tail, views, rate, config.finetune_epochs, config.mixup)
-    tail.set_weights(work.trained_tail.get_weights())
-    if stage == FINETUNED:
+    ends = []
+    for member in range(config.soup if stage == FINETUNED else 1):
+        learner = work.trained_tail
+        learner.set_weights(start)
+        _fit(work, stage, learner, views, rate, config.finetune_epochs, config.mixup, member)
+        ends.append(learner.get_weights())
+    tail.set_weights([np.mean(arrays, axis=0) for arrays in zip(*ends, strict=True)])
+    if stage == FINETUNED and config.soup == 1:
         tail.compile(loss="categorical_crossentropy")
         work.interpolation = interpolate(tail, start, work.evaluation("val", found.plain))
     with _timed(work.seconds, "evaluation"):
@@ -266,6 +275,7 @@ def _fit(
     rate: float,
     epochs: int,
     mixup: float,
+    member: int = 0,
 ) -> None:
     config, dataset = work.config, work.dataset
     train = dataset.rows("train")[work.learnt]
@@ -278,19 +288,21 @@ def _fit(
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
-        "categorical_crossentropy",
+        balanced_crossentropy(labels.sum(0), config.balance),
         metrics=["accuracy"],
     )
 
     def batches(epoch: int) -> Batches:
-        rng = np.random.default_rng([config.seed, len(stage), epoch])
+        rng = np.random.default_rng([config.seed, len(stage), epoch, member])
         return Batches(views, rows, labels, config.batch_size, rng, mixup)
 
     validation = work.evaluation("val", views[0])
+    what = f"{stage}, {member + 1} of {config.soup}" if member else stage
     history = fit_resumable(
-        model, batches, validation, epochs, config.patience, work.state / stage, stage
+        model, batches, validation, epochs, config.patience, work.state / what, what
     )
-    work.seconds[stage] = sum(record.pop("seconds") for record in history)
+    spent = sum(record.pop("seconds") for record in history)
+    work.seconds[stage] = work.seconds.get(stage, 0) + spent
     work.history += [{"stage": stage, **record} for record in history]
     work.trained[stage] = backbones.trainable_parameters(model)
 
@@ -298,7 +310,7 @@ def _fit(
 def _whole_model_difference(work: _Run) -> float:
     """Largest difference between the saved network's and the tail's probabilities on 32 photos."""
     rows = work.dataset.rows("test")[:32]
-    pixels = work.dataset.pixels(work.config.size)[rows].astype(np.float32)
+    pixels = work.dataset.pixels(work.config.size, work.config.crop)[rows].astype(np.float32)
     whole = predict_on_batch(work.network.model, pixels)
     stored = list(work.probabilities.values())[-1][:32]
     return float(np.abs(whole - stored).max())

@@ -69,6 +69,28 @@ class Batches(Sequence):
         return share * x + (1 - share) * x[::-1], share * labels + (1 - share) * labels[::-1]
 
 
+def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
+    """Return a loss that spares the network from learning which classes are frequent.
+
+    The cross-entropy of the answers times the classes' shares of the training photographs, to the
+    power `balance`: logit adjustment (Menon et al. 2021), whose tau is `balance`. Answers without
+    that factor, as a trained network gives them, favour rare classes more.
+
+    Args:
+        frequencies: training photographs of each class.
+        balance: 0 is the plain cross-entropy, 1 removes the frequencies wholly.
+    """
+    if not balance:
+        return keras.losses.categorical_crossentropy
+    shares = ((frequencies / frequencies.sum()) ** balance).astype(np.float32)
+
+    def loss(labels, answers):
+        # Keras divides by the sum over the classes.
+        return keras.losses.categorical_crossentropy(labels, answers * shares)
+
+    return loss
+
+
 def fit_resumable(
     model: keras.Model,
     train: Callable[[int], Batches],

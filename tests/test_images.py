@@ -58,6 +58,15 @@ def test_aspect_ratio_is_kept_and_centre_taken(tmp_path):
     assert decode(tmp_path / "wide.png", 40).min() > 250
 
 
+def test_a_crop_keeps_the_centre_of_the_photograph(tmp_path):
+    pixels = np.full((160, 240, 3), 255, np.uint8)
+    pixels[10:-10, 50:-50] = 0  # of the square in the middle, all but a sixteenth at each side
+    for name in ("framed.png", "framed.jpg"):
+        Image.fromarray(pixels).save(tmp_path / name, quality=95)
+        assert decode(tmp_path / name, 80).max() > 240
+        assert decode(tmp_path / name, 80, crop=0.8).max() < 15
+
+
 def test_array_holds_what_decode_gives_and_is_made_once(tmp_path):
     paths = [save_photograph(tmp_path / f"{i}.jpg", i, i) for i in range(5)]
     array = pixel_array(paths, 32, tmp_path / "cache" / "a.npy")

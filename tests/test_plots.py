@@ -32,6 +32,7 @@ def test_learning_curves_join_both_phases_and_mark_the_second():
     stages = ["linear probe"] * 3 + ["fine-tuned"] * 2
     columns = ("loss", "val_loss", "accuracy", "val_accuracy")
     history = pd.DataFrame({"stage": stages} | dict.fromkeys(columns, range(5)))
+    history["epoch"] = [0, 1, 2, 0, 1]
     axis = plots.learning_curves(history).axes[0]
     training, validation, mark = axis.lines
     assert training.get_xdata().tolist() == [1, 2, 3, 4, 5]

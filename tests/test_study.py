@@ -14,7 +14,7 @@ from processes import contents, finish, start
 from fruitveg_tl import backbones, config, metrics, results, study, weights
 from fruitveg_tl.datasets import load
 from fruitveg_tl.errors import InputError
-from fruitveg_tl.predict import newest_run
+from fruitveg_tl.predict import newest_run, predict
 
 
 def test_results_hold_together(finished, quick):
@@ -72,6 +72,47 @@ def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch)
     assert np.abs(model.predict(pixels, verbose=0) - stored).mean() < 0.05
 
 
+def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypatch):
+    alone = study.run(replace(quick, finetune_epochs=1), precision="float32")
+    starts, ends, kept = [], [], []
+    fit, answer = study.fit_resumable, study.predict
+
+    def spy_on_training(model, *arguments):
+        starts.append(model.get_weights())
+        history = fit(model, *arguments)
+        ends.append(model.get_weights())
+        return history
+
+    def spy_on_answers(model, batches):
+        kept.append(model.get_weights())
+        return answer(model, batches)
+
+    monkeypatch.setattr(study, "fit_resumable", spy_on_training)
+    monkeypatch.setattr(study, "predict", spy_on_answers)
+    folder = study.run(replace(quick, finetune_epochs=1, soup=2), precision="float32")
+    assert folder != alone
+    _, first, second = ends  # after the probe
+    assert all(np.array_equal(a, b) for a, b in zip(*starts[1:], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    for mean, a, b in zip(kept[0], first, second, strict=True):
+        np.testing.assert_allclose(mean, (a + b) / 2, rtol=1e-6, atol=1e-8)
+    tuned, one = (
+        pd.read_csv(run / "history.csv").query("stage == 'fine-tuned'") for run in (folder, alone)
+    )
+    assert len(tuned) == 2 and tuned["loss"].iloc[0] == one["loss"].iloc[0]
+    assert results.load(folder).provenance["interpolation"] is None
+
+
+def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
+    whole, cropped = study.run(quick), study.run(replace(quick, crop=0.5))
+    photograph = load(quick.dataset).root / results.load(cropped).test["path"][0]
+    stored = [results.load(run).probabilities["fine-tuned"][0] for run in (whole, cropped)]
+    for run, expected in zip((whole, cropped), stored, strict=True):
+        answer = predict([photograph], run)[0][results.load(run).classes]
+        np.testing.assert_allclose(answer, expected, atol=0.02)
+    assert np.abs(stored[0] - stored[1]).max() > 1e-4
+
+
 def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
     stamp = (finished / "metrics.json").stat().st_mtime_ns
     assert study.run(quick) == finished
@@ -123,6 +164,9 @@ def test_the_way_weights_were_asked_for_does_not_make_another_run(
         ({"strategy": "magic"}, "unknown strategy"),
         ({"size": 16}, "at least 32"),
         ({"finetune_epochs": 0}, "at least one epoch"),
+        ({"soup": 0}, "at least one training"),
+        ({"balance": 2.0}, "between 0 and 1"),
+        ({"crop": 0.0}, "above 0"),
         ({"backbone": "alexnet"}, "unknown backbone"),
     ],
 )

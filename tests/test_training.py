@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from fruitveg_tl.training import Batches, best_epoch, fit_resumable, interpolate, run_epoch
+from fruitveg_tl.training import (
+    Batches,
+    balanced_crossentropy,
+    best_epoch,
+    fit_resumable,
+    interpolate,
+    run_epoch,
+)
 
 N, WIDTH = 40, 6
 
@@ -99,6 +106,23 @@ def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
         assert found["share"] == expected
         assert found["val_loss"] == run_epoch(model, validation)["loss"]
         np.testing.assert_allclose(model.get_weights()[0], expected * length * towards, rtol=1e-6)
+
+
+def test_a_balanced_loss_is_lowest_where_the_answers_leave_the_frequencies_out():
+    """With nothing to see, the best answer is the classes' shares: or, balanced, all alike."""
+    labels = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 3 + [2]]
+    frequencies = labels.sum(0)
+    for balance in (0.0, 0.5, 1.0):
+        loss = balanced_crossentropy(frequencies, balance)
+        best = frequencies ** (1 - balance) / (frequencies ** (1 - balance)).sum()
+        answers = [best, best + [0.05, -0.05, 0], best + [0, 0.05, -0.05], np.full(3, 1 / 3)]
+        losses = [
+            float(np.mean(loss(labels, np.tile(answer.astype(np.float32), (10, 1)))))
+            for answer in answers
+        ]
+        assert min(losses) == pytest.approx(losses[0], rel=1e-6)
+        shares = frequencies / 10
+        assert losses[0] == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-5)
 
 
 def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path):
