@@ -9,7 +9,8 @@ The time starts with the process and ends with the answers to the test split. A 
 each class are enough for a ratio of times, though not for a good accuracy; with few, what every
 process costs, whatever the number of photographs, makes the ratio smaller.
 
-    python benchmarks/usual_recipe.py --backbones vgg16 resnet50 --train 2 8 --epochs 15 --seeds 1 1
+A training takes up to a quarter of an hour; each is stored at once, and not repeated when the
+script is started again.
 """
 
 import argparse
@@ -19,15 +20,18 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import mean, median
 
 DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
 SIDES = ("usual recipe", "this package")
 VIEWS = 4
+PER_CLASS = {"vgg16": 2, "resnet50": 8, "mobilenetv2": 8}  # photographs to train on
+SIZE, EPOCHS = 224, 15
 
 
-def usual(root: str, backbone: str, size: int, epochs: int, seed: int) -> float:
+def usual(root: str, backbone: str, seed: int) -> float:
     """Train as the guide does; return the test accuracy."""
     import keras
 
@@ -39,7 +43,7 @@ def usual(root: str, backbone: str, size: int, epochs: int, seed: int) -> float:
     parts = {
         split: keras.utils.image_dataset_from_directory(
             Path(root) / split,
-            image_size=(size, size),
+            image_size=(SIZE, SIZE),
             crop_to_aspect_ratio=True,
             shuffle=split == "train",
             seed=seed,
@@ -48,10 +52,10 @@ def usual(root: str, backbone: str, size: int, epochs: int, seed: int) -> float:
         for split in ("train", "validation", "test")
     }
     classes = len(parts["train"].class_names)
-    base = entry.constructor(weights=None, include_top=False, input_shape=(size, size, 3))
+    base = entry.constructor(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3))
     base.set_weights(weights.resolve(entry).values)
     base.trainable = False
-    inputs = keras.Input((size, size, 3))
+    inputs = keras.Input((SIZE, SIZE, 3))
     x = entry.preprocess_input(augmenter(seed)(inputs))
     x = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
     outputs = keras.layers.Dense(classes, "softmax")(keras.layers.Dropout(0.2)(x))
@@ -67,12 +71,12 @@ def usual(root: str, backbone: str, size: int, epochs: int, seed: int) -> float:
             keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
         )
         model.fit(
-            parts["train"], validation_data=parts["validation"], epochs=times * epochs, verbose=0
+            parts["train"], validation_data=parts["validation"], epochs=times * EPOCHS, verbose=0
         )
     return model.evaluate(parts["test"], verbose=0)[1]
 
 
-def package(root: str, backbone: str, size: int, epochs: int, seed: int) -> float:
+def package(root: str, backbone: str, seed: int) -> float:
     """Train as this package does, without early stopping; return the test accuracy."""
     from fruitveg_tl import results, study
     from fruitveg_tl.config import FINETUNED, RunConfig
@@ -80,12 +84,12 @@ def package(root: str, backbone: str, size: int, epochs: int, seed: int) -> floa
     config = RunConfig(
         root,
         backbone,
-        size=size,
+        size=SIZE,
         views=VIEWS,
         seed=seed,
-        probe_epochs=2 * epochs,
-        finetune_epochs=epochs,
-        patience=2 * epochs,
+        probe_epochs=2 * EPOCHS,
+        finetune_epochs=EPOCHS,
+        patience=2 * EPOCHS,
     )
     return results.load(study.run(config)).scores[FINETUNED]["accuracy"]
 
@@ -110,63 +114,75 @@ def one(side: str, *arguments) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run every side of every backbone and seed in turn and store the table."""
+    """Measure what is not measured yet, side by side and seed by seed, and store the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbones", nargs="+", default=["vgg16", "resnet50", "mobilenetv2"])
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument(
-        "--train", type=int, nargs="+", default=[2, 8, 8], help="of each class, for each backbone"
-    )
-    parser.add_argument("--epochs", type=int, default=15, help="of fine-tuning")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 3, 3], help="for each backbone")
+    parser.add_argument("--backbones", nargs="+", default=list(PER_CLASS), choices=PER_CLASS)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own measures
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(*json.loads(options.one))))
         return
-    from record import link_photographs, save
+    from record import HERE, in_own_process, link_photographs, save
 
-    rows = []
-    for backbone, train, seeds in zip(options.backbones, options.train, options.seeds, strict=True):
-        per_class = {"train": train, "val": -(-train // 4), "test": train}
+    from fruitveg_tl import runtime
+    from fruitveg_tl.storage import write_json
+
+    store = HERE / "results" / f"{Path(__file__).stem}-runs.json"
+    runs = json.loads(store.read_text()) if store.exists() else []
+    for backbone, seed in product(options.backbones, range(options.seeds)):
+        train = PER_CLASS[backbone]
+        done = {(run["backbone"], run["seed"], run["by"], run["setting"]) for run in runs}
         with tempfile.TemporaryDirectory() as root:
+            per_class = {"train": train, "val": -(-train // 4), "test": train}
             link_photographs(Path(root), _photographs(per_class))
-            found = _compare(root, backbone, options.size, options.epochs, seeds)
-        setting = (
-            f"{train} of each class of {DATASET}, {options.size} px, "
-            f"{2 * options.epochs} + {options.epochs} epochs"
-        )
-        rows += [row | {"Setting": setting} for row in found]
-    save(Path(__file__).stem, rows)
+            for side in SIDES:
+                what = (backbone, seed, side, _setting(backbone))
+                if what not in done:
+                    found = in_own_process(__file__, [side, root, backbone, seed])
+                    names = dict(zip(("backbone", "seed", "by", "setting"), what, strict=True))
+                    runs.append(names | found | {"commit": runtime.environment()["commit"]})
+                    write_json(store, runs)
+                    print(runs[-1], flush=True)
+    save(Path(__file__).stem, _rows(runs))
 
 
-def _compare(root: str, backbone: str, size: int, epochs: int, seeds: int) -> list[dict]:
-    from record import in_own_process
+def _setting(backbone: str) -> str:
+    return (
+        f"{PER_CLASS[backbone]} of each class of {DATASET}, {SIZE} px, {2 * EPOCHS} + {EPOCHS} "
+        "epochs"
+    )
 
+
+def _rows(runs: list[dict]) -> list[dict]:
     from fruitveg_tl.backbones import BACKBONES
 
-    found = {side: [] for side in SIDES}
-    for seed in range(seeds):
-        for side in SIDES:
-            task = [side, root, backbone, size, epochs, seed]
-            found[side].append(in_own_process(__file__, task))
-            print(backbone, seed, side, found[side][-1], flush=True)
-    seconds = {side: median(run["seconds"] for run in found[side]) for side in SIDES}
     rows = []
-    for side, runs in found.items():
-        accuracies = [run["accuracy"] for run in runs]
-        rows.append(
-            {
-                "Backbone": BACKBONES[backbone].name,
-                "By": side,
-                "Seconds": f"{seconds[side]:.0f}",
-                "Peak GiB": f"{median(run['GiB'] for run in runs):.1f}",
-                "Accuracy": f"{mean(accuracies):.3f}",
-                "Lowest to highest": f"{min(accuracies):.3f} to {max(accuracies):.3f}",
-                "Seeds": seeds,
-                "Ratio of times": f"{seconds[SIDES[0]] / seconds[side]:.1f}",
-            }
-        )
+    for backbone in PER_CLASS:
+        asked = (backbone, _setting(backbone))
+        sides = {side: [] for side in SIDES}
+        for run in runs:
+            if (run["backbone"], run["setting"]) == asked:
+                sides[run["by"]].append(run)
+        if not all(sides.values()):
+            continue  # this backbone is still to be measured
+        seconds = {side: median(run["seconds"] for run in sides[side]) for side in SIDES}
+        for side, measured in sides.items():
+            accuracies = [run["accuracy"] for run in measured]
+            rows.append(
+                {
+                    "Backbone": BACKBONES[backbone].name,
+                    "By": side,
+                    "Seconds": f"{seconds[side]:.0f}",
+                    "Peak GiB": f"{median(run['GiB'] for run in measured):.1f}",
+                    "Accuracy": f"{mean(accuracies):.3f}",
+                    "Lowest to highest": f"{min(accuracies):.3f} to {max(accuracies):.3f}",
+                    "Seeds": len(measured),
+                    "Ratio of times": f"{seconds[SIDES[0]] / seconds[side]:.1f}",
+                    "Setting": asked[1],
+                    "Commit": ", ".join(dict.fromkeys(run["commit"][:9] for run in measured)),
+                }
+            )
     return rows
 
 

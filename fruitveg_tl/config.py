@@ -14,8 +14,7 @@ SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
 
 DEPARTURES = ("resplit", "per_class", "probe_first", "update_batch_norm", "divide_by_255")
-# Runs finished before one of these settings was thought of keep their identity.
-LATER = (*DEPARTURES, "crop", "soup", "balance")
+EXTRAS = ("crop", "soup", "balance")
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class RunConfig:
         soup: fine-tune so many times from the one linear probe, each time in another order, and
             average the weights (uniform model soup, Wortsman et al. 2022); 1 moves them back to the
             probe instead, see `training.interpolate`.
-        balance: of the classes in the loss of both phases, 0 for none, see
-            `training.balanced_crossentropy`.
+        balance: of the classes in the loss of both phases, by which the best epoch is chosen too;
+            0 for none, see `training.balanced_crossentropy`.
         resplit: split the photographs anew, duplicates together, see `audit.resplit`.
         per_class: train on so many photographs of each class, chosen by the seed; None for all.
         probe_first: False leaves the linear probe out: fine-tuning starts from a random head.
@@ -81,9 +80,12 @@ class RunConfig:
     divide_by_255: bool = False
 
     def to_dict(self) -> dict:
-        """Return the settings as plain values for JSON, of the later ones those in use."""
+        """Return the settings as plain values for JSON, of departures and extras those in use."""
+        # Runs finished before one of them was thought of keep their identity.
         usual = {field.name: field.default for field in fields(self)}
-        return {k: v for k, v in asdict(self).items() if k not in LATER or v != usual[k]}
+        return {
+            k: v for k, v in asdict(self).items() if k not in DEPARTURES + EXTRAS or v != usual[k]
+        }
 
 
 # The sample set is for seeing everything work, anywhere: small photographs, few epochs.

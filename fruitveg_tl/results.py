@@ -210,8 +210,9 @@ def read(results: Path | None = None) -> pd.DataFrame:
     Returns:
         dataset, model, stage, weights (source), size in pixels, seed, run (folder name), every
         metric, parameters (trained in that stage), seconds (of training up to that stage's end,
-        the frozen part included), departure (from the study's protocol, in words; mostly none) and
-        settings (equal for runs that differ in the seed alone).
+        the frozen part included), departure (from the study's protocol, in words; mostly none),
+        extras (`config.EXTRAS` in use, in words) and settings (equal for runs that differ in the
+        seed alone).
     """
     rows = []
     for file in sorted((results or config.RESULTS_DIR).glob("*/metrics.json")):
@@ -219,7 +220,8 @@ def read(results: Path | None = None) -> pd.DataFrame:
         seed = settings.pop("seed")
         departures = [name for name in config.DEPARTURES if name in settings]
         departures += ["views"] if settings["views"] == 0 else []
-        departure = ", ".join(f"{name} {settings[name]}" for name in departures)
+        extras = [name for name in config.EXTRAS if name in settings]
+        in_words = {name: f"{name} {value}" for name, value in settings.items()}
         del settings["weights"]  # the way they were asked for; what they are stands on its own
         spent = provenance["seconds"]["frozen"]
         for stage in (stage for stage in config.STAGES if stage in scores):
@@ -235,7 +237,10 @@ def read(results: Path | None = None) -> pd.DataFrame:
                     "parameters": provenance["trained_parameters"][stage],
                     "seconds": spent,
                     "run": file.parent.name,
-                    "departure": departure,
+                    "departure": ", ".join(in_words[name] for name in departures),
+                    "extras": ", ".join(
+                        in_words[name] for name in extras if (name, stage) != ("soup", config.PROBE)
+                    ),
                     "settings": json.dumps([settings, provenance["dataset"]["sha256"]]),
                 }
                 | scores[stage]
@@ -269,7 +274,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     keys = ["dataset", "model", "size", "stage", "weights", "settings"]
     for (dataset, model, size, stage, weights, _), group in runs.groupby(keys, sort=False):
-        departure = group["departure"].iloc[0]
+        special = ", ".join(filter(None, group[["extras", "departure"]].iloc[0]))
         position = list(config.STAGES).index(stage)
         scores = {title: _spread(group[name]) for title, name in SCORES.items()}
         rows.append(
@@ -277,13 +282,13 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
                 "Dataset": dataset,
                 "Model": model,
                 "Pixels": size,
-                "Stage": f"{stage}, {departure}" if departure else stage,
+                "Stage": f"{stage}, {special}" if special else stage,
                 "Weights": weights,
                 **scores,
                 "Seeds": len(group),
                 "Trained parameters": f"{int(group['parameters'].iloc[0]):,}",
                 "Training time": _duration(group["seconds"].mean()),
-                "order": (dataset, size, position, model, weights, departure),
+                "order": (dataset, size, position, model, weights, special),
             }
         )
     return pd.DataFrame(sorted(rows, key=lambda row: row.pop("order")))

@@ -40,7 +40,7 @@ class _Run:
     config: RunConfig
     dataset: datasets.Dataset
     network: backbones.Network
-    trained_tail: keras.Model  # a copy of the network's tail, in the precision to train in
+    trained_tail: keras.Model  # the network's tail, or a copy in the precision to train in
     activations: Activations
     state: Path
     seconds: dict[str, float] = field(default_factory=dict)
@@ -147,9 +147,10 @@ def _execute(
             update_batch_norm=config.update_batch_norm,
         )
 
-    network = build()
-    with runtime.dtype_policy(precision):
-        trained = build()
+    network = trained = build()
+    if precision != "float32":
+        with runtime.dtype_policy(precision):
+            trained = build()
     activations = _activations(
         config, backbone, dataset, source, network, trained.prefix, precision
     )

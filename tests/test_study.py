@@ -101,6 +101,26 @@ def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypa
     )
     assert len(tuned) == 2 and tuned["loss"].iloc[0] == one["loss"].iloc[0]
     assert results.load(folder).provenance["interpolation"] is None
+    table = results.table(results.read())
+    assert set(table["Stage"]) == {"linear probe", "fine-tuned", "fine-tuned, soup 2"}
+
+
+def test_a_soup_stopped_in_its_second_training_ends_like_an_undisturbed_one(
+    home, quick, monkeypatch
+):
+    soup, fit = replace(quick, soup=2, balance=0.5), study.fit_resumable
+    whole = contents(study.run(soup))
+
+    def stopped(model, train, validation, epochs, patience, folder, what):
+        if what == "fine-tuned, 2 of 2":
+            fit(model, train, validation, 1, patience, folder, what)
+            raise KeyboardInterrupt
+        return fit(model, train, validation, epochs, patience, folder, what)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(study, "fit_resumable", stopped)
+        study.run(soup, force=True)
+    assert contents(study.run(soup, force=True)) == whole
 
 
 def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
