@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from fruitveg_tl.config import PROFILES, ROOT, RunConfig
+from fruitveg_tl.config import EXTRAS, PROFILES, ROOT, RunConfig
 from fruitveg_tl.errors import InputError, named
 
 
@@ -141,16 +141,7 @@ def _data(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from fruitveg_tl import backbones, grid, results, study
 
-    given = (
-        "weights",
-        "size",
-        "crop",
-        "views",
-        "probe_epochs",
-        "finetune_epochs",
-        "soup",
-        "balance",
-    )
+    given = ("weights", "size", "views", "probe_epochs", "finetune_epochs", *EXTRAS)
     settings = PROFILES.get(options.dataset, {}) | {
         name: value for name in given if (value := getattr(options, name)) is not None
     }

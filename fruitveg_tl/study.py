@@ -205,6 +205,8 @@ def _check(config: RunConfig) -> None:
         raise InputError(f"crop {config.crop}: a share of the photograph, above 0 and at most 1")
     if config.soup < 1 or not 0 <= config.balance <= 1:
         raise InputError("a soup needs at least one training, and balance is between 0 and 1")
+    if config.soup > 1 and config.strategy == "scratch":
+        raise InputError("a soup averages fine-tunings from one probe; from scratch there is none")
     if config.per_class is not None and config.per_class < 1:
         raise InputError("at least one photograph of each class is needed to train on")
 

@@ -185,6 +185,7 @@ def test_the_way_weights_were_asked_for_does_not_make_another_run(
         ({"size": 16}, "at least 32"),
         ({"finetune_epochs": 0}, "at least one epoch"),
         ({"soup": 0}, "at least one training"),
+        ({"soup": 2, "strategy": "scratch"}, "from scratch there is none"),
         ({"balance": 2.0}, "between 0 and 1"),
         ({"crop": 0.0}, "above 0"),
         ({"backbone": "alexnet"}, "unknown backbone"),
