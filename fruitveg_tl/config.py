@@ -40,9 +40,9 @@ class RunConfig:
         mixup: alpha of mixup in fine-tuning and from scratch, see `training.Batches`.
         patience: epochs without a lower validation loss before a phase stops.
         weight_decay: of AdamW (Loshchilov & Hutter 2019).
-        soup: fine-tune so many times from the one linear probe, each time in another order, and
-            average the weights (uniform model soup, Wortsman et al. 2022); 1 moves them back to the
-            probe instead, see `training.interpolate`.
+        soup: fine-tune so many times from the one linear probe, each time in another order and to
+            the last epoch, and average the weights (uniform model soup, Wortsman et al. 2022); 1
+            moves them back to the probe instead, see `training.interpolate`.
         balance: of the classes in the loss of both phases, by which the best epoch is chosen too;
             0 for none, see `training.balanced_crossentropy`.
         resplit: split the photographs anew, duplicates together, see `audit.resplit`.

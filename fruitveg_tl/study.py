@@ -300,10 +300,10 @@ def _fit(
         return Batches(views, rows, labels, config.batch_size, rng, mixup)
 
     validation = work.evaluation("val", views[0])
+    # Which epoch is best on few photographs is luck in part; the mean over a soup has less of it.
+    patience = None if stage == FINETUNED and config.soup > 1 else config.patience
     what = f"{stage}, {member + 1} of {config.soup}" if member else stage
-    history = fit_resumable(
-        model, batches, validation, epochs, config.patience, work.state / what, what
-    )
+    history = fit_resumable(model, batches, validation, epochs, patience, work.state / what, what)
     spent = sum(record.pop("seconds") for record in history)
     work.seconds[stage] = work.seconds.get(stage, 0) + spent
     work.history += [{"stage": stage, **record} for record in history]

@@ -96,7 +96,7 @@ def fit_resumable(
     train: Callable[[int], Batches],
     validation: Batches,
     epochs: int,
-    patience: int,
+    patience: int | None,
     folder: Path,
     what: str,
 ) -> list[dict[str, float]]:
@@ -106,11 +106,12 @@ def fit_resumable(
     step, so that a killed run goes on from there with the same result as an undisturbed one.
 
     Args:
-        model: compiled; holds the best epoch's weights on return.
+        model: compiled; holds the best epoch's weights on return, without `patience` the last's.
         train: epoch number (from 0) to that epoch's batches, the same ones on every call.
         validation: the validation split.
         epochs: the most epochs.
-        patience: stop after this many epochs without a lower validation loss.
+        patience: stop after this many epochs without a lower validation loss; None trains all
+            epochs.
         folder: where the state is kept.
         what: name of the phase, for the progress bar.
 
@@ -128,7 +129,9 @@ def fit_resumable(
         history = json.loads((state / "history.json").read_text())
         model.load_weights(state / "last.weights.h5")
     with progress(what, epochs, initial=len(history)) as bar:
-        while len(history) < epochs and len(history) - 1 - best_epoch(history) < patience:
+        while len(history) < epochs and (
+            patience is None or len(history) - 1 - best_epoch(history) < patience
+        ):
             start = time.perf_counter()
             record = run_epoch(model, train(len(history)), learn=True)
             found = run_epoch(model, validation)
@@ -141,7 +144,8 @@ def fit_resumable(
             _store_state(model, history, state)
             bar.set_postfix({"val_accuracy": f"{record['val_accuracy']:.3f}"})
             bar.update()
-    model.load_weights(state / "best.weights.h5")
+    kept = "last" if patience is None else "best"
+    model.load_weights(state / f"{kept}.weights.h5")
     return history
 
 

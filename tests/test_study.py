@@ -108,7 +108,8 @@ def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypa
 def test_a_soup_stopped_in_its_second_training_ends_like_an_undisturbed_one(
     home, quick, monkeypatch
 ):
-    soup, fit = replace(quick, soup=2, balance=0.5), study.fit_resumable
+    soup = replace(quick, soup=2, balance=0.5, finetune_epochs=3, patience=1)
+    fit = study.fit_resumable
     whole = contents(study.run(soup))
 
     def stopped(model, train, validation, epochs, patience, folder, what):
@@ -120,7 +121,10 @@ def test_a_soup_stopped_in_its_second_training_ends_like_an_undisturbed_one(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(study, "fit_resumable", stopped)
         study.run(soup, force=True)
-    assert contents(study.run(soup, force=True)) == whole
+    folder = study.run(soup, force=True)
+    assert contents(folder) == whole
+    tuned = pd.read_csv(folder / "history.csv").query("stage == 'fine-tuned'")
+    assert tuned["epoch"].tolist() == [0, 1, 2, 0, 1, 2]  # each to its last epoch
 
 
 def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):

@@ -148,6 +148,19 @@ def test_best_epoch_is_restored_and_patience_ends_training(data, tmp_path):
     assert history[best]["val_loss"] == min(record["val_loss"] for record in history)
 
 
+def test_without_patience_all_epochs_are_trained_and_the_last_is_kept(data, tmp_path):
+    x, y = data
+    rows = np.arange(N)
+    wrong = Batches([x], [rows], 1 - y, 16)  # what is learnt makes validation worse
+    model = fresh_model()
+    history = fit_resumable(
+        model, lambda epoch: Batches([x], [rows], y, 8), wrong, 5, None, tmp_path, "test"
+    )
+    assert len(history) == 5 and best_epoch(history) == 0
+    assert run_epoch(model, wrong)["loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-5)
+    assert history[-1]["val_loss"] > 1.001 * history[0]["val_loss"]
+
+
 def test_a_finished_phase_is_not_trained_again(data, tmp_path):
     model, history = fit(data, tmp_path)
     again, again_history = fit(data, tmp_path, stop_after=0)
