@@ -200,9 +200,10 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         for start in starts:
             if start:
                 axis.axvline(start + 0.5, color="0.4", linewidth=1)
-            if start == 0 or history["stage"].iloc[start] != history["stage"].iloc[start - 1]:
-                stage = history["stage"].iloc[start]
-                axis.text(start + 1, 1.01, stage, fontsize=8, transform=axis.get_xaxis_transform())
+            stage = history["stage"].iloc[start]
+            if start == 0 or stage != history["stage"].iloc[start - 1]:
+                above = 1.01 if start == 0 else 1.07  # a phase may be shorter than its name
+                axis.text(start + 1, above, stage, fontsize=8, transform=axis.get_xaxis_transform())
         axis.set(xlabel="epoch", ylabel=name)
     axes[0, 0].legend(frameon=False)
     sns.despine(figure)
