@@ -91,15 +91,18 @@ class Pupil(nn.Module):
 
     def forward(self, pixels: torch.Tensor, side: int) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return both imitated maps and the labels' logits for raw RGB (n, h, w, 3)."""
-        x = channels_first(pixels)
-        if x.shape[-1] != side:
-            x = functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
-        x = self.backbone.preprocess_input(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         with torch.autocast(DEVICE, torch.bfloat16):
-            maps = self.body(x, self.names)
+            maps = self.body(self.prepared(pixels, side), self.names)
         maps = [found.float() for found in maps]
         imitated = [head(found) for head, found in zip(self.imitating, maps, strict=True)]
         return imitated, self.labels(maps[-1].mean((2, 3)))
+
+    def prepared(self, pixels: torch.Tensor, side: int) -> torch.Tensor:
+        """Return raw RGB (n, h, w, 3) as the body takes it, (n, 3, side, side)."""
+        x = channels_first(pixels)
+        if x.shape[-1] != side:
+            x = functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
+        return self.backbone.preprocess_input(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def new_body(backbone) -> keras.Model:
@@ -338,6 +341,9 @@ def main() -> None:
     if options.start:
         body.set_weights(quantised.load(options.start))
     pupil = Pupil(backbone, body, int(labels.max()) + 1, teacher.top.in_features)
+    if options.start:
+        sample = torch.from_numpy(pixels[np.sort(train[:512])])
+        pupil.body.settle(pupil.prepared(sample, options.sides[0]))
     training = Training(pupil, options, rounds * steps)
     checkpoint = options.state / f"{backbone.key}.pt"
     if checkpoint.exists():

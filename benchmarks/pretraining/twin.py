@@ -46,6 +46,27 @@ class Twin(nn.Module):
             found[name] = sum(values) if isinstance(layer, Added) else layer(*values)
         return [found[name] for name in names]
 
+    @torch.no_grad()
+    def settle(self, x: torch.Tensor) -> None:
+        """Let what `normalised` added take over the statistics of photographs, (n, 3, h, w).
+
+        Untouched it would rescale every channel in the first training step, and undo what the
+        weights have learnt; settled it answers in training mode as the Keras model does.
+        """
+
+        def take_over(norm, inputs):
+            variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+            norm.weight.copy_((variance + FOLDED).sqrt())
+            norm.bias.add_(mean)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+
+        added = [parts[1] for parts in self.layers.values() if isinstance(parts, Normalised)]
+        hooks = [norm.register_forward_pre_hook(take_over) for norm in added]
+        self.eval()(x, [self.graph[-1][0]])
+        for hook in hooks:
+            hook.remove()
+
     def hand_back(self, model: keras.Model) -> None:
         """Give the Keras model the twin's weights, folding what `normalised` added."""
         for name, _ in self.graph:
@@ -56,6 +77,10 @@ class Twin(nn.Module):
 
 class Added(nn.Module):
     """Stands for a sum of layers."""
+
+
+class Normalised(nn.Sequential):
+    """A convolution, the BatchNorm put behind it, and its activation."""
 
 
 class SamePadded(nn.Module):
@@ -131,7 +156,7 @@ def _convolution(layer, normalised: bool) -> nn.Module:
     norm = nn.BatchNorm2d(channels, FOLDED)  # adds the bias, and nothing else so far
     norm.bias.data.copy_(torch.from_numpy(values[1]))
     norm.running_var.fill_(1 - FOLDED)
-    return nn.Sequential(convolution, norm, nn.ReLU())
+    return Normalised(convolution, norm, nn.ReLU())
 
 
 def _turned(kernel: np.ndarray, depthwise: bool) -> np.ndarray:
