@@ -133,17 +133,19 @@ def main() -> None:
     for backbone, seed in product(options.backbones, range(options.seeds)):
         train = PER_CLASS[backbone]
         done = {(run["backbone"], run["seed"], run["by"], run["setting"]) for run in runs}
+        wanted = [(backbone, seed, side, _setting(backbone)) for side in SIDES]
+        missing = [what for what in wanted if what not in done]
+        if not missing:
+            continue
         with tempfile.TemporaryDirectory() as root:
             per_class = {"train": train, "val": -(-train // 4), "test": train}
             link_photographs(Path(root), _photographs(per_class))
-            for side in SIDES:
-                what = (backbone, seed, side, _setting(backbone))
-                if what not in done:
-                    found = in_own_process(__file__, [side, root, backbone, seed])
-                    names = dict(zip(("backbone", "seed", "by", "setting"), what, strict=True))
-                    runs.append(names | found | {"commit": runtime.environment()["commit"]})
-                    write_json(store, runs)
-                    print(runs[-1], flush=True)
+            for what in missing:
+                found = in_own_process(__file__, [what[2], root, backbone, seed])
+                names = dict(zip(("backbone", "seed", "by", "setting"), what, strict=True))
+                runs.append(names | found | {"commit": runtime.environment()["commit"]})
+                write_json(store, runs)
+                print(runs[-1], flush=True)
     save(Path(__file__).stem, _rows(runs))
 
 

@@ -252,12 +252,11 @@ def _linear_probe(work: _Run) -> None:
 
 
 def _train_tail(work: _Run, stage: str, rate: float) -> None:
-    tail, found = work.network.tail, work.activations
+    tail, learner, found = work.network.tail, work.trained_tail, work.activations
     start = tail.get_weights()
     views, config = [found.plain, *found.views], work.config
     ends = []
     for member in range(config.soup if stage == FINETUNED else 1):
-        learner = work.trained_tail
         learner.set_weights(start)
         _fit(work, stage, learner, views, rate, config.finetune_epochs, config.mixup, member)
         ends.append(learner.get_weights())
