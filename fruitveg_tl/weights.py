@@ -99,6 +99,11 @@ def card(backbone: Backbone) -> dict:
     return json.loads(embedded_file(backbone).with_suffix(".json").read_text())
 
 
+def trainings(about: dict) -> list[dict]:
+    """Return a card, and before it those of the trainings that it went on from."""
+    return [*(trainings(about["start"]) if about["start"] else []), about]
+
+
 def settle(backbone: Backbone, values: Sequence[np.ndarray], photographs: np.ndarray) -> list:
     """Give random weights the BatchNorm statistics that belong to them.
 

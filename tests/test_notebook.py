@@ -59,12 +59,19 @@ def test_tables_are_markdown(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("source", "said"), [(RANDOM, "Not transfer"), (EMBEDDED, "7%"), ("ImageNet, Keras", None)]
+    ("source", "said"),
+    [
+        (RANDOM, "Not transfer"),
+        (EMBEDDED, "2 minutes of training, and put 7%"),
+        ("ImageNet, Keras", None),
+    ],
 )
 def test_makeshift_weights_are_said_loudly(finished, monkeypatch, source, said):
     shown = []
     monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
-    about = {"photographs": "some", "seconds": 60, "held_out_accuracy_rounded": 0.07}
+    start = {"seconds": 70, "start": None}
+    about = {"photographs": "some", "seconds": 50, "held_out_accuracy_rounded": 0.07}
+    about["start"] = start  # what it went on from counts
     monkeypatch.setattr(notebook, "card", lambda backbone: about)
     run = results.load(finished.name)
     run.provenance["weights"]["source"] = source

@@ -269,7 +269,7 @@ def accuracy(pupil: Pupil, pixels: np.ndarray, labels: np.ndarray, side: int) ->
     return right / len(labels)
 
 
-def finish(training: Training, body: keras.Model, options, used: str, measure) -> None:
+def finish(training: Training, body: keras.Model, options, about: dict, measure) -> None:
     """Store the rounded backbone and its card: what it learnt from, how, and how well."""
     pupil = training.average.module
     before = measure(pupil)
@@ -281,23 +281,17 @@ def finish(training: Training, body: keras.Model, options, used: str, measure) -
     names = ("epochs", "batch", "sides", "mixup", "fixed", "seed")
     card = {
         "backbone": pupil.backbone.name,
-        "photographs": used,
         "licence": LICENCE,
-        "teacher": _named(options.teacher),
+        "teacher": {"file": options.teacher.name, "sha256": sha256_file(options.teacher)},
         "recipe": {name: getattr(options, name) for name in names},
-        "start": _named(options.start),
         "seconds": sum(record["seconds"] for record in training.history),
         "held_out_accuracy": before,
         "held_out_accuracy_rounded": measure(pupil),
         "sha256": sha256_file(file),
         "environment": runtime.environment() | {"torch": torch.__version__},
-    }
+    } | about
     write_json(file.with_suffix(".json"), card)
     print(json.dumps(card, indent=1))
-
-
-def _named(file: Path | None) -> dict | None:
-    return file and {"file": file.name, "sha256": sha256_file(file)}
 
 
 def arguments() -> argparse.Namespace:
@@ -316,7 +310,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sides", type=int, nargs="+", default=[48, 64, 64, 96])
     parser.add_argument("--mixup", type=float, default=0.2)
     parser.add_argument("--fixed", action="store_true", help="ask the teacher only once")
-    parser.add_argument("--start", type=Path, help="rounded weights to go on from")
+    parser.add_argument("--start", type=Path, help="stored weights, with their card, to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use this many photographs only")
     return parser.parse_args()
@@ -337,9 +331,10 @@ def main() -> None:
     teacher = Teacher(options.teacher).to(DEVICE, memory_format=torch.channels_last)
     known = options.fixed and teach(teacher, pixels, options.state / "teacher.npy")
     backbone = backbones.backbone_by_name(options.backbone)
-    body = new_body(backbone)
+    body, start = new_body(backbone), None
     if options.start:
         body.set_weights(quantised.load(options.start))
+        start = json.loads(options.start.with_suffix(".json").read_text())
     pupil = Pupil(backbone, body, int(labels.max()) + 1, teacher.top.in_features)
     if options.start:
         sample = torch.from_numpy(pixels[np.sort(train[:512])])
@@ -374,7 +369,7 @@ def main() -> None:
     def measure(pupil: Pupil) -> float:
         return accuracy(pupil, pixels[held_out], labels[held_out], options.sides[-1])
 
-    finish(training, body, options, used, measure)
+    finish(training, body, options, {"photographs": used, "start": start}, measure)
 
 
 if __name__ == "__main__":
