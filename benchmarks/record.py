@@ -25,7 +25,7 @@ def link_photographs(root: Path, photographs: Iterable[tuple[str, str, Path]]) -
         link.symlink_to(file.resolve())
 
 
-def in_own_process(script: str, task: list) -> dict[str, float]:
+def in_own_process(script: str, task: list) -> dict:
     """Run a benchmark's script with `--one` and a task, and an empty home; return its last line."""
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(

@@ -19,7 +19,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from statistics import mean, median
@@ -105,12 +105,17 @@ def _photographs(per_class: dict[str, int]) -> Iterator[tuple[str, str, Path]]:
             yield {"val": "validation"}.get(split, split), label, dataset.root / path
 
 
-def one(side: str, *arguments) -> dict[str, float]:
+def one(side: str, root: str, backbone: str, seed: int) -> dict[str, float | str]:
     """Measure one training in this process."""
     start = time.perf_counter()
-    accuracy = {SIDES[0]: usual, SIDES[1]: package}[side](*arguments)
+    accuracy = {SIDES[0]: usual, SIDES[1]: package}[side](root, backbone, seed)
+    seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB
-    return {"seconds": time.perf_counter() - start, "GiB": memory, "accuracy": accuracy}
+
+    from fruitveg_tl import backbones, weights
+
+    used = weights.resolve(backbones.BACKBONES[backbone]).sha256[:8]
+    return {"seconds": seconds, "GiB": memory, "accuracy": accuracy, "weights": used}
 
 
 def main() -> None:
@@ -182,10 +187,15 @@ def _rows(runs: list[dict]) -> list[dict]:
                     "Seeds": len(measured),
                     "Ratio of times": f"{seconds[SIDES[0]] / seconds[side]:.1f}",
                     "Setting": asked[1],
-                    "Commit": ", ".join(dict.fromkeys(run["commit"][:9] for run in measured)),
+                    "Weights": _all(run.get("weights", "not recorded") for run in measured),
+                    "Commit": _all(run["commit"][:9] for run in measured),
                 }
             )
     return rows
+
+
+def _all(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
 
 
 if __name__ == "__main__":
