@@ -331,10 +331,10 @@ def main() -> None:
     teacher = Teacher(options.teacher).to(DEVICE, memory_format=torch.channels_last)
     known = options.fixed and teach(teacher, pixels, options.state / "teacher.npy")
     backbone = backbones.backbone_by_name(options.backbone)
-    body, start = new_body(backbone), None
+    body, former = new_body(backbone), None
     if options.start:
         body.set_weights(quantised.load(options.start))
-        start = json.loads(options.start.with_suffix(".json").read_text())
+        former = json.loads(options.start.with_suffix(".json").read_text())
     pupil = Pupil(backbone, body, int(labels.max()) + 1, teacher.top.in_features)
     if options.start:
         sample = torch.from_numpy(pixels[np.sort(train[:512])])
@@ -345,7 +345,7 @@ def main() -> None:
         training.load(checkpoint)
 
     while len(training.history) < rounds and time.monotonic() < end:
-        start, number = time.monotonic(), len(training.history)
+        begun, number = time.monotonic(), len(training.history)
         side = options.sides[number * len(options.sides) // rounds]
         epoch, part = divmod(number, ROUNDS)
         order = np.random.default_rng([options.seed, epoch]).permutation(train)
@@ -353,7 +353,7 @@ def main() -> None:
         views = Views(options, number, pixels, labels, known, teacher)
         record = {"round": number, "side": side}
         record["loss"] = training.round(views, teacher, batches, side)
-        record["seconds"] = time.monotonic() - start
+        record["seconds"] = time.monotonic() - begun
         record["accuracy"] = accuracy(pupil, pixels[held_out], labels[held_out], side)
         training.history.append(record)
         print(json.dumps(record), flush=True)
@@ -369,7 +369,7 @@ def main() -> None:
     def measure(pupil: Pupil) -> float:
         return accuracy(pupil, pixels[held_out], labels[held_out], options.sides[-1])
 
-    finish(training, body, options, {"photographs": used, "start": start}, measure)
+    finish(training, body, options, {"photographs": used, "start": former}, measure)
 
 
 if __name__ == "__main__":
