@@ -15,7 +15,7 @@ from fruitveg_tl import datasets, plots, study
 from fruitveg_tl.backbones import BACKBONES
 from fruitveg_tl.config import PROFILES, RunConfig
 from fruitveg_tl.results import Run
-from fruitveg_tl.weights import EMBEDDED, MAKESHIFT, RANDOM, card, trainings
+from fruitveg_tl.weights import EMBEDDED, MAKESHIFT, RANDOM, card, training_seconds
 
 NUMBERS = ("size", "views", "probe_epochs", "finetune_epochs")
 
@@ -116,11 +116,10 @@ def caveat(run: Run) -> None:
         )
     if run.weights == EMBEDDED:
         about = card(BACKBONES[run.config.backbone])
-        seconds = sum(part["seconds"] for part in trainings(about))
         say(
             f"> **Source weights made here.** {run.model} started from in-house weights, not from "
             f"Keras' ImageNet ones. They come from {about['photographs']}, in "
-            f"{seconds / 60:.0f} minutes of training, and put "
+            f"{training_seconds(about) / 60:.0f} minutes of training, and put "
             f"{about['held_out_accuracy_rounded']:.0%} of the photographs held out into the right "
             "class. ImageNet weights know far more; so would what they transfer."
         )

@@ -29,7 +29,7 @@ from fruitveg_tl.backbones import BACKBONES
 from fruitveg_tl.datasets import Dataset
 from fruitveg_tl.errors import InputError
 from fruitveg_tl.storage import atomic_path, sha256_file, write_json
-from fruitveg_tl.weights import MAKESHIFT, card, embedded_file, trainings
+from fruitveg_tl.weights import MAKESHIFT, card, embedded_file, training_seconds, trainings
 
 MODEL, MODEL_HASH = "model.keras", "model.keras.sha256"
 SCORES = {
@@ -330,14 +330,13 @@ def shipped_weights() -> pd.DataFrame:
     rows = []
     for backbone in BACKBONES.values():
         about = card(backbone)
-        parts = trainings(about)
         rows.append(
             {
                 "Backbone": backbone.name,
                 "Right, held out": f"{about['held_out_accuracy']:.3f}",
                 "After rounding": f"{about['held_out_accuracy_rounded']:.3f}",
-                "Epochs": sum(part["recipe"]["epochs"] for part in parts),
-                "Training": _duration(sum(part["seconds"] for part in parts)),
+                "Epochs": sum(part["recipe"]["epochs"] for part in trainings(about)),
+                "Training": _duration(training_seconds(about)),
                 "MB": f"{embedded_file(backbone).stat().st_size / 1e6:.1f}",
                 "SHA-256": about["sha256"][:8],
             }

@@ -104,6 +104,11 @@ def trainings(about: dict) -> list[dict]:
     return [*(trainings(about["start"]) if about["start"] else []), about]
 
 
+def training_seconds(about: dict) -> float:
+    """Return how long a card's training took, those that it went on from included."""
+    return sum(part["seconds"] for part in trainings(about))
+
+
 def settle(backbone: Backbone, values: Sequence[np.ndarray], photographs: np.ndarray) -> list:
     """Give random weights the BatchNorm statistics that belong to them.
 
