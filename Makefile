@@ -54,7 +54,6 @@ bench: setup     ## measure speed and memory, write benchmarks/results
 	$(BIN)/python benchmarks/usual_recipe.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/cached_frozen_part.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/sample_difficulty.py
 

@@ -3,8 +3,11 @@
 Useful arithmetic is counted from the layers' shapes (`costs.multiplications`, two operations each),
 three times that for a training step (forward, gradient by input, gradient by weights). The limit
 is the rate of a large matrix product in the same precision, measured in turn with the networks.
-Where the rest goes comes from oneDNN's own log of what it executed, with times
-(ONEDNN_VERBOSE=profile_exec), of one more process.
+How long training waits for its batches is measured in the loop that a run goes through. Where the
+rest goes comes from oneDNN's own log of what it executed, with times
+(ONEDNN_VERBOSE=profile_exec), of one more process: TensorFlow on a processor alone.
+
+Any backend of Keras, on a graphics card where there is one: `KERAS_BACKEND=jax`.
 """
 
 import json
@@ -12,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,13 +24,15 @@ from statistics import median
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from fruitveg_tl import backbones, runtime
+from fruitveg_tl.config import RunConfig
 from fruitveg_tl.costs import multiplications
+from fruitveg_tl.storage import new_array
+from fruitveg_tl.training import Batches
 
 SIZE, BATCH, CLASSES, ROUNDS = 224, 32, 34, 5
-SIDE = 4096  # of the matrices
+SIDE = 16_384 if runtime.gpus() else 4096  # of the matrices
 PHASES = FROZEN, TRAINING = "frozen part", "training step"
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -44,25 +50,32 @@ def frozen(backbone: str, precision: str) -> tuple[Callable, float]:
     return lambda: prefix.predict_on_batch(pixels), 2.0 * BATCH * multiplications(prefix)
 
 
-def training(backbone: str, precision: str) -> tuple[Callable, float]:
-    """Return a training step of the tail on one batch, and its operations."""
+def compiled_tail(backbone: str, precision: str) -> keras.Model:
+    """Build what is trained."""
     tail = network(backbone, precision).tail
     tail.compile(keras.optimizers.AdamW(1e-5), "categorical_crossentropy")
+    return tail
+
+
+def training(backbone: str, precision: str) -> tuple[Callable, float]:
+    """Return a training step of the tail on one batch, and its operations."""
+    tail = compiled_tail(backbone, precision)
     rng = np.random.default_rng(0)
     x = rng.random((BATCH, *tail.input_shape[1:]), np.float32)
     y = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=BATCH)]
     return lambda: tail.train_on_batch(x, y), 6.0 * BATCH * multiplications(tail)
 
 
-def product(dtype: str) -> tuple[Callable, float]:
+def product(precision: str) -> tuple[Callable, float]:
     """Return a product of two large matrices, and its operations."""
-    a = tf.cast(tf.random.normal((SIDE, SIDE)), dtype.removeprefix("mixed_"))
-    multiply = tf.function(lambda x: tf.reduce_sum(tf.matmul(x, x)))
-    return lambda: multiply(a).numpy(), 2.0 * SIDE**3
+    dtype = precision.removeprefix("mixed_")
+    a = keras.ops.cast(keras.random.normal((SIDE, SIDE), seed=0), dtype)
+    # What is brought back, so that the clock stops after the product, is one number.
+    return lambda: float(keras.ops.sum(keras.ops.matmul(a, a))), 2.0 * SIDE**3
 
 
 def main() -> None:
-    """Measure every phase, backbone and precision in turn and store both tables."""
+    """Measure every phase, backbone and precision in turn and store the tables."""
     from record import save
 
     works = {
@@ -99,7 +112,47 @@ def main() -> None:
                 }
             )
     save(Path(__file__).stem, rows)
-    save("profile", [_profile(phase, name) for phase in PHASES for name in backbones.BACKBONES])
+    save("waiting", [_waiting(name) for name in backbones.BACKBONES])
+    if keras.backend.backend() == "tensorflow" and not runtime.gpus():
+        save("profile", [_profile(phase, name) for phase in PHASES for name in backbones.BACKBONES])
+
+
+def _waiting(backbone: str) -> dict[str, str]:
+    """Return how long a training step takes and how long it waits for its batch.
+
+    The batches are read from mapped files, blended and learnt from one after the other, as in
+    `training.run_epoch`; the files lie in memory, as those just computed do.
+    """
+    tail = compiled_tail(backbone, _usual(backbone))
+    count = BATCH * (ROUNDS + 1)
+    rng = np.random.default_rng(0)
+    reading, learning = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        views = []
+        for view in range(2):
+            shape = (count, *tail.input_shape[1:])
+            views.append(new_array(Path(folder) / f"{view}.npy", np.float16, shape))
+            views[-1][:] = rng.random(shape, np.float32)
+        labels = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=count)]
+        rows = [np.arange(count)] * len(views)
+        batches = Batches(views, rows, labels, BATCH, rng, RunConfig.mixup)
+        for index in range(len(batches)):
+            start = time.perf_counter()
+            batch = batches[index]
+            there = time.perf_counter()
+            tail.train_on_batch(*batch)
+            reading.append(there - start)
+            learning.append(time.perf_counter() - there)
+    # The first step traces the graph.
+    wait, step = median(reading[1:]), median(learning[1:])
+    return {
+        "Backbone": backbones.BACKBONES[backbone].name,
+        "Precision": _usual(backbone),
+        "Wait for a batch (ms)": f"{1000 * wait:.1f}",
+        "Range": f"{1000 * min(reading[1:]):.1f} to {1000 * max(reading[1:]):.1f}",
+        "Learn from it (ms)": f"{1000 * step:.1f}",
+        "Waiting, of the time": f"{wait / (wait + step):.1%}",
+    }
 
 
 def _profile(phase: str, backbone: str) -> dict[str, str]:

@@ -173,19 +173,21 @@ def _rows(runs: list[dict]) -> list[dict]:
                 sides[run["by"]].append(run)
         if not all(sides.values()):
             continue  # this backbone is still to be measured
-        seconds = {side: median(run["seconds"] for run in sides[side]) for side in SIDES}
+        seconds = {side: [run["seconds"] for run in sides[side]] for side in SIDES}
+        typical = {side: median(seconds[side]) for side in SIDES}
         for side, measured in sides.items():
             accuracies = [run["accuracy"] for run in measured]
             rows.append(
                 {
                     "Backbone": BACKBONES[backbone].name,
                     "By": side,
-                    "Seconds": f"{seconds[side]:.0f}",
+                    "Seconds": f"{typical[side]:.0f}",
+                    "Range of seconds": f"{min(seconds[side]):.0f} to {max(seconds[side]):.0f}",
+                    "Ratio of times": f"{typical[SIDES[0]] / typical[side]:.1f}",
                     "Peak GiB": f"{median(run['GiB'] for run in measured):.1f}",
                     "Accuracy": f"{mean(accuracies):.3f}",
-                    "Lowest to highest": f"{min(accuracies):.3f} to {max(accuracies):.3f}",
+                    "Range of accuracies": f"{min(accuracies):.3f} to {max(accuracies):.3f}",
                     "Seeds": len(measured),
-                    "Ratio of times": f"{seconds[SIDES[0]] / seconds[side]:.1f}",
                     "Setting": asked[1],
                     "Weights": _all(run.get("weights", "not recorded") for run in measured),
                     "Commit": _all(run["commit"][:9] for run in measured),

@@ -216,7 +216,15 @@ def _say_unless_imagenet(backbone: backbones.Backbone, source: weights.SourceWei
         print(f"WARNING: {backbone.name}: {source.source}", file=sys.stderr)
 
 
-def _activations(config, backbone, dataset, source, network, prefix, precision) -> Activations:
+def _activations(
+    config: RunConfig,
+    backbone: backbones.Backbone,
+    dataset: datasets.Dataset,
+    source: weights.SourceWeights,
+    network: backbones.Network,
+    prefix: keras.Model | None,
+    precision: str,
+) -> Activations:
     pixels = dataset.pixels(config.size, config.crop)
     decoded = dataset.pixels_key(config.size, config.crop)
     if prefix is None:

@@ -1,15 +1,18 @@
 """The files around the package: what they promise about each other."""
 
 import importlib
+import json
 import logging
 import pkgutil
 import re
 import tomllib
 
+import pandas as pd
 import yaml
 from conftest import PROJECT
 
 import fruitveg_tl
+from fruitveg_tl import results
 
 
 def pins(text: str) -> dict[str, str]:
@@ -66,3 +69,16 @@ def test_the_readme_tells_what_the_tests_of_reliability_found():
     for what, (tried, survived, lost) in found.items():
         assert int(tried) == int(survived) > 0 and int(lost) == 0, what
     assert int(found["kills at random moments (SIGKILL, SIGINT)"][0]) >= 50
+
+
+def test_the_tables_of_the_benchmarks_are_those_of_their_results():
+    readme = (PROJECT / "benchmarks" / "README.md").read_text()
+    tables = dict(re.findall(r"<!-- (\w+) -->\n(.*?)<!-- / -->", readme, re.DOTALL))
+    files = (PROJECT / "benchmarks" / "results").glob("*.json")
+    measured = {f.stem: json.loads(f.read_text()) for f in files if not f.stem.endswith("-runs")}
+    assert set(tables) == set(measured)
+    for name, content in measured.items():
+        table = results.markdown(pd.DataFrame(content["rows"]))
+        commit = content["environment"]["commit"]
+        assert tables[name].startswith(f"{table}\n"), name
+        assert f"commit {commit[:9]}\n" in tables[name], name
