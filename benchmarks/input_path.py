@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
-from record import link_photographs, save
+from record import link_photographs, save, span
 
 from fruitveg_tl import datasets, images, training
 
@@ -117,7 +117,7 @@ def _race(what: str, count: int, ways: dict) -> list[dict]:
             "What": what,
             "By": name,
             "Photographs a second": f"{median(found):,.0f}",
-            "Lowest to highest": f"{min(found):,.0f} to {max(found):,.0f}",
+            "Lowest to highest": span(found, ",.0f"),
             "This package is faster by": f"{own / median(found):.2f}",
             "Photographs": f"{count} of {DATASET}, {SIZE} px",
         }

@@ -24,6 +24,7 @@ from statistics import median
 
 import keras
 import numpy as np
+from record import save, span
 
 from fruitveg_tl import backbones, runtime
 from fruitveg_tl.config import RunConfig
@@ -76,8 +77,6 @@ def product(precision: str) -> tuple[Callable, float]:
 
 def main() -> None:
     """Measure every phase, backbone and precision in turn and store the tables."""
-    from record import save
-
     works = {
         (phase, name, precision): make(name, precision)
         for phase, make in zip(PHASES, (frozen, training), strict=True)
@@ -104,7 +103,7 @@ def main() -> None:
                     "Backbone": backbones.BACKBONES[name].name,
                     "Precision": precision,
                     "Photographs a second": f"{BATCH / median(seconds[key]):.1f}",
-                    "Spread": f"{BATCH / max(seconds[key]):.1f} to {BATCH / min(seconds[key]):.1f}",
+                    "Spread": span((BATCH / one for one in seconds[key]), ".1f"),
                     "GFLOP each": f"{works[key][1] / BATCH / 1e9:.2f}",
                     "GFLOP/s": f"{rates[key] / 1e9:.0f}",
                     "Matrix product GFLOP/s": f"{limit / 1e9:.0f}",
@@ -149,7 +148,7 @@ def _waiting(backbone: str) -> dict[str, str]:
         "Backbone": backbones.BACKBONES[backbone].name,
         "Precision": _usual(backbone),
         "Wait for a batch (ms)": f"{1000 * wait:.1f}",
-        "Range": f"{1000 * min(reading[1:]):.1f} to {1000 * max(reading[1:]):.1f}",
+        "Range": span((1000 * one for one in reading[1:]), ".1f"),
         "Learn from it (ms)": f"{1000 * step:.1f}",
         "Waiting, of the time": f"{wait / (wait + step):.1%}",
     }

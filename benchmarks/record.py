@@ -37,6 +37,12 @@ def in_own_process(script: str, task: list) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def span(values: Iterable[float], form: str) -> str:
+    """Write the lowest and the highest of some values."""
+    values = list(values)
+    return f"{min(values):{form}} to {max(values):{form}}"
+
+
 def save(name: str, rows: list[dict]) -> None:
     """Store a benchmark's rows with the machine they come from and fill its table in the README."""
     machine = runtime.environment()

@@ -162,6 +162,8 @@ def _setting(backbone: str) -> str:
 
 
 def _rows(runs: list[dict]) -> list[dict]:
+    from record import span
+
     from fruitveg_tl.backbones import BACKBONES
 
     rows = []
@@ -182,14 +184,14 @@ def _rows(runs: list[dict]) -> list[dict]:
                     "Backbone": BACKBONES[backbone].name,
                     "By": side,
                     "Seconds": f"{typical[side]:.0f}",
-                    "Range of seconds": f"{min(seconds[side]):.0f} to {max(seconds[side]):.0f}",
+                    "Range of seconds": span(seconds[side], ".0f"),
                     "Ratio of times": f"{typical[SIDES[0]] / typical[side]:.1f}",
                     "Peak GiB": f"{median(run['GiB'] for run in measured):.1f}",
                     "Accuracy": f"{mean(accuracies):.3f}",
-                    "Range of accuracies": f"{min(accuracies):.3f} to {max(accuracies):.3f}",
+                    "Range of accuracies": span(accuracies, ".3f"),
                     "Seeds": len(measured),
                     "Setting": asked[1],
-                    "Weights": _all(run.get("weights", "not recorded") for run in measured),
+                    "Weights": _all(run["weights"] for run in measured),
                     "Commit": _all(run["commit"][:9] for run in measured),
                 }
             )
