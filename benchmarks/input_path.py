@@ -25,7 +25,7 @@ from record import link_photographs, save, span
 from fruitveg_tl import datasets, images, training
 
 DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
-SIZE, BATCH, COUNT, ROUNDS = 224, 32, 800, 5
+SIZE, BATCH, COUNT, ROUNDS = 224, 32, 800, 15
 
 
 def package(paths: list[Path]) -> None:
