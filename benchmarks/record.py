@@ -44,14 +44,23 @@ def span(values: Iterable[float], form: str) -> str:
 
 
 def save(name: str, rows: list[dict]) -> None:
-    """Store a benchmark's rows with the machine they come from and fill its table in the README."""
+    """Store a benchmark's rows with the machine they come from and fill its table in the README.
+
+    What another backend or a graphics card gives is stored beside the rest, `name_jax_gpu`; the
+    README needs a place for it.
+    """
     machine = runtime.environment()
+    if machine["backend"] != "tensorflow":
+        name += f"_{machine['backend']}"
+    if machine["gpus"]:
+        name += "_gpu"
     write_json(HERE / "results" / f"{name}.json", {"rows": rows, "environment": machine})
     readme = HERE / "README.md"
     table = results.markdown(pd.DataFrame(rows))
+    hardware = ", ".join([machine["cpu"], f"{machine['cores']} cores", *machine["gpus"]])
     origin = (
-        f"{machine['cpu']}, {machine['cores']} cores, Keras {machine['libraries']['keras']} on "
-        f"{machine['backend']}, commit {machine['commit'][:9]}"
+        f"{hardware}, Keras {machine['libraries']['keras']} on {machine['backend']}, "
+        f"commit {machine['commit'][:9]}"
     )
     readme.write_text(
         re.sub(

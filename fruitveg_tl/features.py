@@ -51,7 +51,9 @@ def activations_key(pixels_key: str, network: str, weights: str, precision: str)
     augmentation = [
         [type(layer).__name__, layer.get_config() | {"name": None}] for layer in augmenter(0).layers
     ]
-    return sha256_json([pixels_key, network, weights, precision, augmentation])[:16]
+    # Each backend draws its own random numbers, and augments otherwise.
+    parts = [keras.backend.backend(), pixels_key, network, weights, precision, augmentation]
+    return sha256_json(parts)[:16]
 
 
 def compute_activations(

@@ -27,8 +27,9 @@ def fast_precision(gains_on_cpu: bool) -> str:
     Args:
         gains_on_cpu: whether the network gains by it on a processor that has the instructions.
     """
-    on_cpu = gains_on_cpu and "avx512_bf16" in _cpuinfo("flags").split()
-    return "mixed_bfloat16" if gpus() or on_cpu else "float32"
+    # XLA on a processor computes no faster in it (benchmarks/limit.py).
+    able = keras.backend.backend() != "jax" and "avx512_bf16" in _cpuinfo("flags").split()
+    return "mixed_bfloat16" if gpus() or (able and gains_on_cpu) else "float32"
 
 
 @contextmanager

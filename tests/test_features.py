@@ -83,7 +83,10 @@ def test_augmentation_is_seeded_keeps_the_range_and_changes_with_every_batch(pix
     np.testing.assert_array_equal(np.asarray(one(x, training=False)), x)
 
 
-def test_one_process_finds_again_what_it_stored():
-    keys = {activations_key("pixels", "vgg16", "weights", "float32") for _ in range(3)}
+def test_one_process_finds_again_what_it_stored(monkeypatch):
+    asked = "pixels", "vgg16", "weights", "float32"
+    keys = {activations_key(*asked) for _ in range(3)}
     assert len(keys) == 1
     assert activations_key("pixels", "vgg16", "other weights", "float32") not in keys
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    assert activations_key(*asked) not in keys
