@@ -37,6 +37,14 @@ def in_own_process(script: str, task: list) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def machine(environment: dict) -> str:
+    """Name what times depend on, besides the code."""
+    hardware = ", ".join(
+        [environment["cpu"], f"{environment['cores']} cores", *environment["gpus"]]
+    )
+    return f"{hardware}, Keras {environment['libraries']['keras']} on {environment['backend']}"
+
+
 def span(values: Iterable[float], form: str) -> str:
     """Write the lowest and the highest of some values."""
     values = list(values)
@@ -49,19 +57,15 @@ def save(name: str, rows: list[dict]) -> None:
     What another backend or a graphics card gives is stored beside the rest, `name_jax_gpu`; the
     README needs a place for it.
     """
-    machine = runtime.environment()
-    if machine["backend"] != "tensorflow":
-        name += f"_{machine['backend']}"
-    if machine["gpus"]:
+    environment = runtime.environment()
+    if environment["backend"] != "tensorflow":
+        name += f"_{environment['backend']}"
+    if environment["gpus"]:
         name += "_gpu"
-    write_json(HERE / "results" / f"{name}.json", {"rows": rows, "environment": machine})
+    write_json(HERE / "results" / f"{name}.json", {"rows": rows, "environment": environment})
     readme = HERE / "README.md"
     table = results.markdown(pd.DataFrame(rows))
-    hardware = ", ".join([machine["cpu"], f"{machine['cores']} cores", *machine["gpus"]])
-    origin = (
-        f"{hardware}, Keras {machine['libraries']['keras']} on {machine['backend']}, "
-        f"commit {machine['commit'][:9]}"
-    )
+    origin = f"{machine(environment)}, commit {environment['commit'][:9]}"
     readme.write_text(
         re.sub(
             rf"(<!-- {name} -->).*?(<!-- / -->)",

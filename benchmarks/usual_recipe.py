@@ -10,7 +10,7 @@ each class are enough for a ratio of times, though not for a good accuracy; with
 process costs, whatever the number of photographs, makes the ratio smaller.
 
 A training takes up to a quarter of an hour; each is stored at once, and not repeated when the
-script is started again.
+script is started again on the same kind of machine.
 """
 
 import argparse
@@ -29,6 +29,7 @@ SIDES = ("usual recipe", "this package")
 VIEWS = 4
 PER_CLASS = {"vgg16": 2, "resnet50": 8, "mobilenetv2": 8}  # photographs to train on
 SIZE, EPOCHS = 224, 15
+IDENTITY = ("backbone", "seed", "by", "setting", "machine")  # of a stored training
 
 
 def usual(root: str, backbone: str, seed: int) -> float:
@@ -128,17 +129,18 @@ def main() -> None:
     if options.one:
         print(json.dumps(one(*json.loads(options.one))))
         return
-    from record import HERE, in_own_process, link_photographs, save
+    from record import HERE, in_own_process, link_photographs, machine, save
 
     from fruitveg_tl import runtime
     from fruitveg_tl.storage import write_json
 
     store = HERE / "results" / f"{Path(__file__).stem}-runs.json"
     runs = json.loads(store.read_text()) if store.exists() else []
+    here = machine(runtime.environment())
     for backbone, seed in product(options.backbones, range(options.seeds)):
         train = PER_CLASS[backbone]
-        done = {(run["backbone"], run["seed"], run["by"], run["setting"]) for run in runs}
-        wanted = [(backbone, seed, side, _setting(backbone)) for side in SIDES]
+        done = {tuple(run[name] for name in IDENTITY) for run in runs}
+        wanted = [(backbone, seed, side, _setting(backbone), here) for side in SIDES]
         missing = [what for what in wanted if what not in done]
         if not missing:
             continue
@@ -147,11 +149,11 @@ def main() -> None:
             link_photographs(Path(root), _photographs(per_class))
             for what in missing:
                 found = in_own_process(__file__, [what[2], root, backbone, seed])
-                names = dict(zip(("backbone", "seed", "by", "setting"), what, strict=True))
-                runs.append(names | found | {"commit": runtime.environment()["commit"]})
+                identity = dict(zip(IDENTITY, what, strict=True))
+                runs.append(identity | found | {"commit": runtime.commit()})
                 write_json(store, runs)
                 print(runs[-1], flush=True)
-    save(Path(__file__).stem, _rows(runs))
+    save(Path(__file__).stem, _rows([run for run in runs if run["machine"] == here]))
 
 
 def _setting(backbone: str) -> str:
