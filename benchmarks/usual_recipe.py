@@ -29,7 +29,6 @@ SIDES = ("usual recipe", "this package")
 VIEWS = 4
 PER_CLASS = {"vgg16": 2, "resnet50": 8, "mobilenetv2": 8}  # photographs to train on
 SIZE, EPOCHS = 224, 15
-IDENTITY = ("backbone", "seed", "by", "setting", "machine")  # of a stored training
 
 
 def usual(root: str, backbone: str, seed: int) -> float:
@@ -139,18 +138,22 @@ def main() -> None:
     here = machine(runtime.environment())
     for backbone, seed in product(options.backbones, range(options.seeds)):
         train = PER_CLASS[backbone]
-        done = {tuple(run[name] for name in IDENTITY) for run in runs}
-        wanted = [(backbone, seed, side, _setting(backbone), here) for side in SIDES]
-        missing = [what for what in wanted if what not in done]
+        asked = {
+            "backbone": backbone,
+            "seed": seed,
+            "setting": _setting(backbone),
+            "machine": here,
+        }
+        done = {run["by"] for run in runs if asked.items() <= run.items()}
+        missing = [side for side in SIDES if side not in done]
         if not missing:
             continue
         with tempfile.TemporaryDirectory() as root:
             per_class = {"train": train, "val": -(-train // 4), "test": train}
             link_photographs(Path(root), _photographs(per_class))
-            for what in missing:
-                found = in_own_process(__file__, [what[2], root, backbone, seed])
-                identity = dict(zip(IDENTITY, what, strict=True))
-                runs.append(identity | found | {"commit": runtime.commit()})
+            for side in missing:
+                found = in_own_process(__file__, [side, root, backbone, seed])
+                runs.append(asked | {"by": side} | found | {"commit": runtime.commit()})
                 write_json(store, runs)
                 print(runs[-1], flush=True)
     save(Path(__file__).stem, _rows([run for run in runs if run["machine"] == here]))
