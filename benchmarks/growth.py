@@ -25,8 +25,9 @@ def one(root: str) -> dict[str, float]:
     """Train on a folder of photographs; return seconds and GiB."""
     import keras  # noqa: F401 (in memory before the measurement begins)
 
-    from fruitveg_tl import results, study
+    from fruitveg_tl import results
     from fruitveg_tl.config import RunConfig
+    from fruitveg_tl.run import train_and_evaluate
 
     config = RunConfig(
         root, "mobilenetv2", size=96, views=1, probe_epochs=EPOCHS, finetune_epochs=EPOCHS
@@ -38,7 +39,7 @@ def one(root: str) -> dict[str, float]:
             highest.append(_private_memory())
 
     threading.Thread(target=watch, daemon=True).start()
-    seconds = results.load(study.run(config)).provenance["seconds"]
+    seconds = results.load(train_and_evaluate(config)).provenance["seconds"]
     stop.set()
     return seconds | {"GiB before": highest[0], "GiB": max(highest)}
 
@@ -50,9 +51,9 @@ def _private_memory() -> float:
 
 def _photographs(count: int, classes: int) -> Iterator[tuple[str, str, Path]]:
     """Give three quarters of the photographs to train on, an eighth to each other split."""
-    from fruitveg_tl import datasets
+    from fruitveg_tl.data import registry
 
-    sample = datasets.load("sample")
+    sample = registry.load("sample")
     files = cycle(sample.root / path for path in sample.index["path"])
     splits = ["train"] * 6 + ["validation", "test"]
     for number in range(count):

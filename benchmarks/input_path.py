@@ -22,7 +22,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from record import link_photographs, save, span
 
-from fruitveg_tl import datasets, images, training
+from fruitveg_tl.data import images, registry
+from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.training.fit import fit
 
 DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
 SIZE, BATCH, COUNT, ROUNDS = 224, 32, 800, 15
@@ -71,7 +73,7 @@ def tf_data(paths: list[Path]) -> None:
 
 def main() -> None:
     """Measure both tables' rows and store them."""
-    dataset = datasets.load(DATASET)
+    dataset = registry.load(DATASET)
     paths = [dataset.root / path for path in dataset.index["path"][:COUNT]]
     decoders = {"this package": package, "Pillow": pillow, "OpenCV": opencv, "tf.data": tf_data}
     rows = _race("decode and resize", len(paths), {k: (v, paths) for k, v in decoders.items()})
@@ -80,7 +82,7 @@ def main() -> None:
     save(Path(__file__).stem, rows)
 
 
-def _readers(folder: Path, dataset: datasets.Dataset, paths: list[Path]) -> dict:
+def _readers(folder: Path, dataset: Dataset, paths: list[Path]) -> dict:
     pixels = images.pixel_array(paths, SIZE, folder / "pixels.npy")
     rows, labels = np.arange(len(paths)), np.eye(len(dataset.classes))[dataset.labels[: len(paths)]]
     labelled = zip(dataset.index["label"], paths, strict=False)
@@ -90,7 +92,7 @@ def _readers(folder: Path, dataset: datasets.Dataset, paths: list[Path]) -> dict
     )
 
     def arrays() -> Iterator:
-        return iter(training.Batches([pixels], [rows], labels, BATCH, np.random.default_rng(0)))
+        return iter(fit.Batches([pixels], [rows], labels, BATCH, np.random.default_rng(0)))
 
     def read(batches: Callable[[], Iterator]) -> None:
         for _ in batches():

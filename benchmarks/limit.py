@@ -26,11 +26,12 @@ import keras
 import numpy as np
 from record import save, span
 
-from fruitveg_tl import backbones, runtime
 from fruitveg_tl.config import RunConfig
-from fruitveg_tl.costs import multiplications
-from fruitveg_tl.storage import new_array
-from fruitveg_tl.training import Batches
+from fruitveg_tl.evaluation.cost import multiplications
+from fruitveg_tl.models import backbones
+from fruitveg_tl.training.fit import Batches
+from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils.storage import new_array
 
 SIZE, BATCH, CLASSES, ROUNDS = 224, 32, 34, 5
 SIDE = 16_384 if runtime.gpus() else 4096  # of the matrices

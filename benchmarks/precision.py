@@ -13,8 +13,10 @@ os.environ["FRUITVEG_HOME"] = tempfile.mkdtemp()  # before the package reads it
 
 from record import save
 
-from fruitveg_tl import backbones, results, study
+from fruitveg_tl import results
 from fruitveg_tl.config import RunConfig
+from fruitveg_tl.models import backbones
+from fruitveg_tl.run import train_and_evaluate
 
 DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
 
@@ -25,7 +27,7 @@ def main() -> None:
     gaining = [name for name, backbone in backbones.BACKBONES.items() if backbone.bfloat16]
     for backbone, precision in product(gaining, ("float32", "mixed_bfloat16")):
         config = RunConfig(DATASET, backbone, size=96, views=1, finetune_epochs=5)
-        name = study.run(config, precision=precision, force=True).name
+        name = train_and_evaluate(config, precision=precision, force=True).name
         runs = results.read()
         for _, run in runs[runs["run"] == name].iterrows():
             rows.append(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from fruitveg_tl import results, runtime
-from fruitveg_tl.storage import write_json
+from fruitveg_tl import results
+from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils.storage import write_json
 
 HERE = Path(__file__).parent
 

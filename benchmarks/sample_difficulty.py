@@ -4,14 +4,16 @@ from pathlib import Path
 
 from record import save
 
-from fruitveg_tl import controls, datasets, metrics, results
-from fruitveg_tl.errors import InputError
+from fruitveg_tl import results
+from fruitveg_tl.data import registry
+from fruitveg_tl.evaluation import baselines, metrics
+from fruitveg_tl.utils.errors import InputError
 
 
 def main() -> None:
     """Store one row for colour, one for each finished run."""
-    dataset = datasets.load("sample")
-    colour = controls.colour_histogram(dataset)
+    dataset = registry.load("sample")
+    colour = baselines.colour_histogram(dataset)
     rows = [
         {"Model": "chance", "Accuracy": 1 / len(dataset.classes)},
         {

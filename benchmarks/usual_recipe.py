@@ -35,8 +35,8 @@ def usual(root: str, backbone: str, seed: int) -> float:
     """Train as the guide does; return the test accuracy."""
     import keras
 
-    from fruitveg_tl import backbones, weights
-    from fruitveg_tl.augment import augmenter
+    from fruitveg_tl.data.augmentation import augmenter
+    from fruitveg_tl.models import backbones, weights
 
     entry = backbones.BACKBONES[backbone]
     keras.utils.set_random_seed(seed)
@@ -78,8 +78,9 @@ def usual(root: str, backbone: str, seed: int) -> float:
 
 def package(root: str, backbone: str, seed: int) -> float:
     """Train as this package does, without early stopping; return the test accuracy."""
-    from fruitveg_tl import results, study
+    from fruitveg_tl import results
     from fruitveg_tl.config import FINETUNED, RunConfig
+    from fruitveg_tl.run import train_and_evaluate
 
     config = RunConfig(
         root,
@@ -91,14 +92,14 @@ def package(root: str, backbone: str, seed: int) -> float:
         finetune_epochs=EPOCHS,
         patience=2 * EPOCHS,
     )
-    return results.load(study.run(config)).scores[FINETUNED]["accuracy"]
+    return results.load(train_and_evaluate(config)).scores[FINETUNED]["accuracy"]
 
 
 def _photographs(per_class: dict[str, int]) -> Iterator[tuple[str, str, Path]]:
     """Give so many photographs of each class that every split has."""
-    from fruitveg_tl import datasets
+    from fruitveg_tl.data import registry
 
-    dataset = datasets.load(DATASET)
+    dataset = registry.load(DATASET)
     everywhere = dataset.index.groupby("label")["split"].transform("nunique") == len(per_class)
     for (split, label), photographs in dataset.index[everywhere].groupby(["split", "label"]):
         for path in photographs["path"].head(per_class[split]):
@@ -112,7 +113,7 @@ def one(side: str, root: str, backbone: str, seed: int) -> dict[str, float | str
     seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB
 
-    from fruitveg_tl import backbones, weights
+    from fruitveg_tl.models import backbones, weights
 
     used = weights.resolve(backbones.BACKBONES[backbone]).sha256[:8]
     return {"seconds": seconds, "GiB": memory, "accuracy": accuracy, "weights": used}
@@ -130,8 +131,8 @@ def main() -> None:
         return
     from record import HERE, in_own_process, link_photographs, machine, save
 
-    from fruitveg_tl import runtime
-    from fruitveg_tl.storage import write_json
+    from fruitveg_tl.utils import runtime
+    from fruitveg_tl.utils.storage import write_json
 
     store = HERE / "results" / f"{Path(__file__).stem}-runs.json"
     runs = json.loads(store.read_text()) if store.exists() else []
@@ -169,7 +170,7 @@ def _setting(backbone: str) -> str:
 def _rows(runs: list[dict]) -> list[dict]:
     from record import span
 
-    from fruitveg_tl.backbones import BACKBONES
+    from fruitveg_tl.models.backbones import BACKBONES
 
     rows = []
     for backbone in PER_CLASS:

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from fruitveg_tl.config import EXTRAS, PROFILES, ROOT, RunConfig
-from fruitveg_tl.errors import InputError, named
+from fruitveg_tl.config import EXTRAS, PATHS, PROFILES, RunConfig
+from fruitveg_tl.utils.errors import InputError, named
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,9 +128,9 @@ def _dataset_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from fruitveg_tl import datasets
+    from fruitveg_tl.data import registry
 
-    dataset = datasets.load(options.dataset, options.labels, options.data)
+    dataset = registry.load(options.dataset, options.labels, options.data)
     counts = dataset.index.groupby(["label", "split"]).size().unstack()
     print(counts[list(dataset.split_sizes())].to_string())
     sizes = ", ".join(f"{split} {count}" for split, count in dataset.split_sizes().items())
@@ -139,7 +139,9 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from fruitveg_tl import backbones, grid, results, study
+    from fruitveg_tl import grid, results
+    from fruitveg_tl.models import backbones
+    from fruitveg_tl.run import train_and_evaluate
 
     given = ("weights", "size", "views", "probe_epochs", "finetune_epochs", *EXTRAS)
     settings = PROFILES.get(options.dataset, {}) | {
@@ -158,7 +160,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         folders = []
         for config in configs:
-            run = study.run(config, options.data, options.force, devices=options.devices)
+            run = train_and_evaluate(config, options.data, options.force, devices=options.devices)
             folders.append(run)
             print(run)
     runs = results.read()
@@ -173,7 +175,7 @@ def _table(options: argparse.Namespace) -> None:
     if not len(runs):
         raise InputError("no finished run yet; start one with «python -m fruitveg_tl run»")
     if options.readme:
-        readme = ROOT / "README.md"
+        readme = PATHS.root / "README.md"
         readme.write_text(results.fill(readme.read_text(), runs))
         return
     table = results.table(runs)
@@ -181,9 +183,9 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from fruitveg_tl import report
+    from fruitveg_tl.reporting import report
 
-    for file in report.report(ROOT / "report", options.in_place):
+    for file in report.report(PATHS.report, options.in_place):
         print(file)
 
 

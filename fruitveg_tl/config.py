@@ -4,11 +4,53 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-ROOT = Path(os.environ.get("FRUITVEG_HOME", Path(__file__).resolve().parents[1]))
-DATA_DIR = ROOT / "data"
-CACHE_DIR = DATA_DIR / "cache"
-RESULTS_DIR = DATA_DIR / "results"
-FIGURES_DIR = ROOT / "figures"
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Paths:
+    """Every folder of the project.
+
+    Attributes:
+        root: what the others lie below; `FRUITVEG_HOME`, else the checkout.
+        weights: the weights that this project ships: always the checkout's.
+    """
+
+    root: Path
+    weights: Path = CHECKOUT / "data" / "weights"
+
+    @property
+    def data(self) -> Path:
+        """Images, caches and results."""
+        return self.root / "data"
+
+    @property
+    def cache(self) -> Path:
+        """What can be computed again: decoded images, activations, states of unfinished runs."""
+        return self.data / "cache"
+
+    @property
+    def results(self) -> Path:
+        """One folder per finished run."""
+        return self.data / "results"
+
+    @property
+    def figures(self) -> Path:
+        """Figures as PNG."""
+        return self.root / "figures"
+
+    @property
+    def notebooks(self) -> Path:
+        """The numbered notebooks."""
+        return self.root / "notebooks"
+
+    @property
+    def report(self) -> Path:
+        """The executed notebooks and the PDF and HTML bound from them."""
+        return self.root / "report"
+
+
+PATHS = Paths(Path(os.environ.get("FRUITVEG_HOME", CHECKOUT)))
 
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fruitveg_tl.config import RunConfig
-from fruitveg_tl.errors import InputError
-from fruitveg_tl.progress import progress
+from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.progress import progress
 
 RETRIES = 2
 
@@ -85,9 +85,9 @@ def _run_all(one, configs: Sequence[RunConfig], arguments: tuple) -> list[Path]:
 
 
 def _one(config: RunConfig, data: str | None, force: bool) -> Path:
-    from fruitveg_tl import study
+    from fruitveg_tl.run import train_and_evaluate
 
-    return study.run(config, data, force)
+    return train_and_evaluate(config, data, force)
 
 
 def _own_settings() -> dict[str, str]:

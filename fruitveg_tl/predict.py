@@ -9,8 +9,8 @@ import pandas as pd
 
 from fruitveg_tl import config, results
 from fruitveg_tl.config import DEPARTURES
-from fruitveg_tl.errors import InputError
-from fruitveg_tl.images import decode
+from fruitveg_tl.data.images import decode
+from fruitveg_tl.utils.errors import InputError
 
 
 def newest_run() -> Path:
@@ -24,13 +24,13 @@ def newest_run() -> Path:
     """
     models = (
         file
-        for file in config.RESULTS_DIR.glob("*/model.keras")
+        for file in config.PATHS.results.glob("*/model.keras")
         if json.loads((file.parent / "config.json").read_text()).keys().isdisjoint(DEPARTURES)
     )
     newest = max(models, key=lambda file: file.stat().st_mtime, default=None)
     if newest is None:
         raise InputError(
-            f"{config.RESULTS_DIR}: no saved network; train one with «python -m fruitveg_tl run»"
+            f"{config.PATHS.results}: no saved network; train one with «python -m fruitveg_tl run»"
         )
     return newest.parent
 

@@ -24,12 +24,13 @@ import keras
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl import config, metrics
-from fruitveg_tl.backbones import BACKBONES
-from fruitveg_tl.datasets import Dataset
-from fruitveg_tl.errors import InputError
-from fruitveg_tl.storage import atomic_path, sha256_file, write_json
-from fruitveg_tl.weights import MAKESHIFT, card, embedded_file, training_seconds, trainings
+from fruitveg_tl import config
+from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.weights import MAKESHIFT, card, embedded_file, training_seconds, trainings
+from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.storage import atomic_path, sha256_file, write_json
 
 MODEL, MODEL_HASH = "model.keras", "model.keras.sha256"
 SCORES = {
@@ -92,7 +93,7 @@ class Run:
 
     Attributes:
         folder: where it is.
-        config, provenance: what `study.run` stored.
+        config, provenance: what `run.train_and_evaluate` stored.
         history: one row per stage and epoch.
         scores: for each stage, linear probe first, what `metrics.evaluate` gave on the test split.
         test: path and label of every test photograph.
@@ -177,7 +178,7 @@ def load(folder: Path | str) -> Run:
         InputError: if there is no finished run.
     """
     folder = Path(folder)
-    folder = folder if folder.is_dir() else config.RESULTS_DIR / folder
+    folder = folder if folder.is_dir() else config.PATHS.results / folder
     if not (folder / "metrics.json").is_file():
         raise InputError(f"{folder}: no finished run here; «python -m fruitveg_tl run» makes one")
     scores, settings, provenance = _read_json(folder)
@@ -205,7 +206,7 @@ def read(results: Path | None = None) -> pd.DataFrame:
     """Return one row per finished run and stage.
 
     Args:
-        results: folder of run folders; default `config.RESULTS_DIR`.
+        results: folder of run folders; default `config.PATHS.results`.
 
     Returns:
         dataset, model, stage, weights (source), size in pixels, seed, run (folder name), every
@@ -215,7 +216,7 @@ def read(results: Path | None = None) -> pd.DataFrame:
         seed alone).
     """
     rows = []
-    for file in sorted((results or config.RESULTS_DIR).glob("*/metrics.json")):
+    for file in sorted((results or config.PATHS.results).glob("*/metrics.json")):
         scores, settings, provenance = _read_json(file.parent)
         seed = settings.pop("seed")
         departures = [name for name in config.DEPARTURES if name in settings]
@@ -246,19 +247,6 @@ def read(results: Path | None = None) -> pd.DataFrame:
                 | scores[stage]
             )
     return pd.DataFrame(rows)
-
-
-def published() -> pd.DataFrame:
-    """Return the accuracies published for the Grocery Store Dataset, official split, all classes.
-
-    From Klasson et al. (WACV 2019) and Antioquia (2021), as the README of
-    github.com/arvention/grocery-store-product-classification lists them.
-
-    Returns:
-        source, network, fine and coarse (accuracies, 81 and 43 classes; NaN where none is given),
-        protocol.
-    """
-    return pd.read_csv(Path(__file__).with_name("assets") / "published.csv")
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -17,8 +17,8 @@ import tensorflow as tf
 from hypothesis import settings
 from PIL import Image
 
-from fruitveg_tl import config, study, weights
-from fruitveg_tl.config import RunConfig
+from fruitveg_tl.config import PATHS, RunConfig
+from fruitveg_tl.run import train_and_evaluate
 
 # A busy machine is no defect: no test fails on a time.
 settings.register_profile("patient", deadline=None)
@@ -64,7 +64,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("FRUITVEG_DATA", "FRUITVEG_WEIGHTS", "FRUITVEG_DATASET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(weights, "EMBEDDED_DIR", tmp_path / "shipped")
+    monkeypatch.setattr(PATHS, "weights", tmp_path / "shipped")
     return tmp_path / "home"
 
 
@@ -88,7 +88,7 @@ def quick(photographs: Path) -> Iterator[RunConfig]:
 @pytest.fixture
 def finished(home: Path, quick: RunConfig) -> Path:
     """The folder of one finished run."""
-    return study.run(quick)
+    return train_and_evaluate(quick)
 
 
 @pytest.fixture
@@ -114,11 +114,7 @@ def unprivileged():
 
 def redirect(home: Path, setattr=setattr) -> None:
     """Point every folder the package writes to below `home`."""
-    for name in ("DATA_DIR", "CACHE_DIR", "RESULTS_DIR"):
-        folder = home / getattr(config, name).relative_to(config.ROOT)
-        for module in list(sys.modules.values()):
-            if module.__name__.startswith("fruitveg_tl") and hasattr(module, name):
-                setattr(module, name, folder)
+    setattr(PATHS, "root", home)
 
 
 @pytest.fixture(scope="module")

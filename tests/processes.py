@@ -10,12 +10,13 @@ from pathlib import Path
 import tensorflow as tf
 from conftest import redirect
 
-from fruitveg_tl import cli, study
+from fruitveg_tl import cli
 from fruitveg_tl.config import RunConfig
+from fruitveg_tl.run import train_and_evaluate
 
 # Its children are copies of a process that has the imports behind it.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["fruitveg_tl.study"])
+PROCESSES.set_forkserver_preload(["fruitveg_tl.run"])
 
 
 # What must not depend on interruptions; provenance holds times, model.keras a time stamp.
@@ -34,7 +35,9 @@ def child(home: str, settings: dict, log: str, limit: int | None, eager: bool) -
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     redirect(Path(home))
-    cli._run = lambda options: study.run(RunConfig(**settings))  # all settings, not only options
+    cli._run = lambda options: train_and_evaluate(
+        RunConfig(**settings)
+    )  # all settings, not only options
     # Tracing a graph takes longer than these few steps.
     tf.config.run_functions_eagerly(eager)
     if limit:

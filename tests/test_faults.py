@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +12,11 @@ import pytest
 from conftest import save_photograph, unprivileged, write_photographs
 from processes import finish, start
 
-from fruitveg_tl import cli, config, results, study
-from fruitveg_tl.errors import InputError
-from fruitveg_tl.storage import exclusive
-from fruitveg_tl.training import Batches, fit_resumable
+from fruitveg_tl import cli, results
+from fruitveg_tl.config import PATHS
+from fruitveg_tl.training.fit import Batches, fit_resumable
+from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.storage import exclusive
 
 
 @pytest.mark.reliability("disks that are full")
@@ -34,24 +34,21 @@ def test_a_full_disk_is_named_and_the_run_goes_on_later(home, quick, tmp_path, t
     tried(len(limits))
 
 
-@pytest.mark.parametrize("closed", ["CACHE_DIR", "RESULTS_DIR"])
+@pytest.mark.parametrize("closed", ["cache", "results"])
 @pytest.mark.reliability("folders that cannot be written")
 def test_a_closed_folder_is_named(home, open_folder, monkeypatch, capsys, closed):
     write_photographs(open_folder / "photographs")
-    for name in ("CACHE_DIR", "RESULTS_DIR"):
-        folder = open_folder / name
+    monkeypatch.setattr(PATHS, "root", open_folder)
+    for folder in (PATHS.data, PATHS.cache, PATHS.results):
         folder.mkdir()
-        folder.chmod(0o555 if name == closed else 0o777)
-        for module in (config, study, results, sys.modules["fruitveg_tl.datasets"]):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, folder)
+        folder.chmod(0o555 if folder.name == closed else 0o777)
     options = ["--backbones", "vgg16", "--weights", "random", "--size", "32", "--views", "0"]
     options += ["--probe-epochs", "1", "--finetune-epochs", "1"]
     with unprivileged():
         code = cli.main(["run", "--dataset", str(open_folder / "photographs"), *options])
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
-    assert code == 2 and str(open_folder / closed) in line and "rights" in line
-    (open_folder / closed).chmod(0o777)
+    assert code == 2 and str(PATHS.data / closed) in line and "rights" in line
+    (PATHS.data / closed).chmod(0o777)
     with unprivileged():
         assert cli.main(["run", "--dataset", str(open_folder / "photographs"), *options]) == 0
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from fruitveg_tl.backbones import BACKBONES
+from fruitveg_tl.models.backbones import BACKBONES
 
 torch = pytest.importorskip("torch", reason="no PyTorch here; «pip install torch==2.13.0»")
-sys.path.insert(0, str(PROJECT / "benchmarks" / "pretraining"))
+sys.path.insert(0, str(PROJECT / "data" / "weights" / "pretraining"))
 twins = pytest.importorskip("twin")
 
 

@@ -22,9 +22,9 @@ def pins(text: str) -> dict[str, str]:
 
 
 def test_every_module_imports():
-    for module in pkgutil.iter_modules(fruitveg_tl.__path__):
-        if module.name != "__main__":
-            importlib.import_module(f"fruitveg_tl.{module.name}")
+    for module in pkgutil.walk_packages(fruitveg_tl.__path__, "fruitveg_tl."):
+        if module.name != "fruitveg_tl.__main__":
+            importlib.import_module(module.name)
 
 
 def test_conda_environment_and_lock_name_the_same_versions():
@@ -64,7 +64,7 @@ def test_the_readme_tells_what_the_tests_of_reliability_found():
     table = re.search(r"<!-- reliability -->\n(.*?)\n<!-- /reliability -->", readme, re.DOTALL)[1]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     found = {what: counts for what, *counts in rows}
-    tests = "".join(file.read_text() for file in (PROJECT / "tests").glob("test_*.py"))
+    tests = "".join(file.read_text() for file in (PROJECT / "tests").rglob("test_*.py"))
     assert set(found) == set(re.findall(r'mark\.reliability\("(.*?)"\)', tests))
     for what, (tried, survived, lost) in found.items():
         assert int(tried) == int(survived) > 0 and int(lost) == 0, what

@@ -7,7 +7,8 @@ import pytest
 from conftest import PROJECT
 
 from fruitveg_tl import config, results
-from fruitveg_tl.errors import InputError
+from fruitveg_tl.data import grocery
+from fruitveg_tl.utils.errors import InputError
 
 SCORE_NAMES = (*results.SCORES.values(), "precision_weighted")
 
@@ -85,7 +86,7 @@ def test_readme_shows_what_the_committed_results_say():
 
 
 def test_committed_metrics_follow_from_the_committed_probabilities():
-    from fruitveg_tl import metrics
+    from fruitveg_tl.evaluation import metrics
 
     folders = sorted((PROJECT / "data" / "results").glob("grocery-*/"))
     assert folders
@@ -102,7 +103,7 @@ def test_committed_metrics_follow_from_the_committed_probabilities():
 
 
 def test_published_accuracies_are_shares_with_their_source():
-    found = results.published()
+    found = grocery.published()
     scores = found[["fine", "coarse"]].stack().dropna()
     assert scores.between(0.6, 1).all() and found["fine"].notna().all()
     assert found.loc[found["network"] == "VGG16", "fine"].tolist() == [0.738, 0.806]

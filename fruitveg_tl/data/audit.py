@@ -1,0 +1,161 @@
+"""What is wrong with a set of photographs before any network sees it."""
+
+from dataclasses import replace
+
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage, sparse, stats
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neighbors import NearestNeighbors
+
+from fruitveg_tl.data.dataset import Dataset
+
+SIZE = 64  # pixels for which a re-split looks for duplicates, whatever the networks are given
+HASH_BITS = 64
+FOLDS = 10  # of a re-split: seven to train on, one to choose by, two to test on
+NEAR = 4  # bits of 64; what differs by more is, in what was looked at, another photograph
+
+
+def duplicates(dataset: Dataset, pixels: np.ndarray) -> pd.DataFrame:
+    """Find photographs that show the same picture.
+
+    Exact: the same bytes (SHA-256). Near: perceptual hashes (pHash by ImageHash: the signs of the
+    64 lowest cosine frequencies of the grey picture) that differ in at most `NEAR` bits, which
+    survives scaling, recompression and a change of light. Whether a near pair is one picture is
+    for the eye to say.
+
+    Args:
+        dataset: the photographs.
+        pixels: `dataset.pixels(size)`, at least 32 pixels wide.
+
+    Returns:
+        one row per pair: first and second (rows of the index, first < second), bits (by which
+        the hashes differ), exact, first_split, second_split, same_label; closest first.
+    """
+    hashes = np.stack([imagehash.phash(Image.fromarray(p)).hash.ravel() for p in pixels])
+    # Slightly above NEAR: the distance is a share of the bits, computed in floating point.
+    search = NearestNeighbors(radius=(NEAR + 0.5) / HASH_BITS, metric="hamming").fit(hashes)
+    distances, neighbours = search.radius_neighbors(hashes)
+    first = np.repeat(np.arange(len(hashes)), [len(found) for found in neighbours])
+    second, bits = np.concatenate(neighbours), np.concatenate(distances) * HASH_BITS
+    once = first < second
+    first, second, bits = first[once], second[once], np.rint(bits[once]).astype(int)
+    index = dataset.index
+    column = {name: index[name].to_numpy() for name in ("sha256", "split", "label")}
+    pairs = pd.DataFrame(
+        {
+            "first": first,
+            "second": second,
+            "bits": bits,
+            "exact": column["sha256"][first] == column["sha256"][second],
+            "first_split": column["split"][first],
+            "second_split": column["split"][second],
+            "same_label": column["label"][first] == column["label"][second],
+        }
+    )
+    order = ["exact", "bits", "first", "second"]
+    return pairs.sort_values(order, ascending=[False, True, True, True], ignore_index=True)
+
+
+def leaked(pairs: pd.DataFrame) -> np.ndarray:
+    """Return the rows of test photographs that stand, or nearly stand, in train or val as well.
+
+    Args:
+        pairs: from `duplicates`.
+    """
+    splits = pairs[["first_split", "second_split"]] == "test"
+    across = pairs[splits.sum(axis=1) == 1]
+    in_test = np.where(across["first_split"] == "test", across["first"], across["second"])
+    return np.unique(in_test.astype(int))
+
+
+def leak_gap(right: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]:
+    """Return by how much photographs seen before flatter a network's accuracy.
+
+    Args:
+        right: is each test photograph answered right? Shape (n,); with several seeds the share of
+            them that is right.
+        clean: is it free of leaks, see `leaked`? Shape (n,), at least one.
+
+    Returns:
+        accuracy on all photographs less that on the clean ones, and its 95 % interval: percentile
+        bootstrap over the photographs (Efron 1979; SciPy, seeded).
+    """
+    right, clean = np.asarray(right, float), np.asarray(clean, bool)
+
+    def gap(rows: np.ndarray) -> float:
+        # A resample of few photographs may draw no clean one: it then says nothing of the gap.
+        kept = right[rows][clean[rows]]
+        return right[rows].mean() - kept.mean() if len(kept) else 0.0
+
+    everything = np.arange(len(right))
+    found = stats.bootstrap(
+        (everything,), gap, n_resamples=1000, vectorized=False, method="percentile", rng=0
+    )
+    low, high = found.confidence_interval
+    return float(gap(everything)), float(low), float(high)
+
+
+def groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
+    """Return the group of every photograph: two stand in one if a chain of pairs joins them.
+
+    Args:
+        pairs: from `duplicates`: the edges of a graph whose connected components are the groups.
+        count: number of photographs.
+    """
+    edges = sparse.coo_array(
+        (np.ones(len(pairs)), (pairs["first"].astype(int), pairs["second"].astype(int))),
+        shape=(count, count),
+    )
+    return sparse.csgraph.connected_components(edges, directed=False)[1]
+
+
+def resplit(dataset: Dataset, pixels: np.ndarray, seed: int = 0) -> Dataset:
+    """Return the same photographs, split anew so that no group of duplicates is torn apart.
+
+    Stratified by class, about 70/10/20 (`StratifiedGroupKFold` of scikit-learn). Photographs taken
+    one after the other that are no near duplicates may still be parted: a split by shop or day,
+    where the source has one, is harder.
+
+    Args:
+        dataset: the photographs as distributed.
+        pixels: see `duplicates`.
+        seed: another seed, another split.
+    """
+    members = groups(duplicates(dataset, pixels), len(dataset.index))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    split = np.full(len(dataset.index), "train", dtype=object)
+    for fold, (_, rows) in enumerate(folds.split(members, dataset.labels, members)):
+        if fold < 3:
+            split[rows] = "val" if fold == 0 else "test"
+    index = dataset.index.assign(split=split.astype(str))
+    index = index.sort_values(["split", "path"]).reset_index(drop=True)
+    return replace(dataset, name=f"{dataset.name}-resplit", index=index)
+
+
+def quality(pixels: np.ndarray) -> pd.DataFrame:
+    """Measure each photograph, in the order of the index.
+
+    Args:
+        pixels: uint8 (n, size, size, 3).
+
+    Returns:
+        brightness: mean of the grey picture, 0 to 255; contrast: its standard deviation;
+        saturation: mean of HSV saturation, 0 to 1; sharpness: variance of its Laplacian, low in a
+        blurred photograph (Pech-Pacheco et al. 2000).
+    """
+    rows = []
+    for picture in pixels:
+        grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+        high, low = picture.max(-1).astype(np.float32), picture.min(-1)
+        rows.append(
+            {
+                "brightness": grey.mean(),
+                "contrast": grey.std(),
+                "saturation": ((high - low) / np.maximum(high, 1)).mean(),
+                "sharpness": ndimage.laplace(grey).var(),
+            }
+        )
+    return pd.DataFrame(rows).astype(float)

@@ -1,0 +1,151 @@
+"""The Grocery Store Dataset (Klasson et al., WACV 2019): its source, layout, published figures."""
+
+import csv
+import hashlib
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+import pooch
+
+from fruitveg_tl.config import PATHS, SPLITS
+from fruitveg_tl.data.dataset import Dataset, Photograph
+from fruitveg_tl.utils.errors import InputError, first_line
+from fruitveg_tl.utils.storage import atomic_path, exclusive, sha256_file
+
+GROCERY_URL = "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs/heads/master.zip"
+# GitHub builds archives on demand and promises no stable bytes for them, so the pin is on the
+# content: every fruit and vegetable photograph, the split files and the class table.
+GROCERY_SHA256 = "f374e86710251b1da4c1d542be92df2b42e8aeebf129a8a49a51378b963fcd0f"
+GROCERY_FOLDERS = ("Fruit", "Vegetables")
+TIMEOUT = 20  # seconds without a byte before a server counts as silent
+UNPACKED_LIMIT = 2**30  # bytes; the true archive unpacks to less than a fifth
+
+# Coarse classes of grocery that have a class of ImageNet-1k to themselves, or a kind of theirs has
+# (Granny Smith, head cabbage, bell pepper).
+IN_IMAGENET = (
+    "Apple", "Banana", "Cabbage", "Cucumber", "Lemon", "Mushroom", "Orange", "Pepper",
+    "Pineapple", "Pomegranate", "Zucchini",
+)  # fmt: skip
+
+
+def fetch(target: Path) -> Path:
+    """Fetch the fruit and vegetables of the Grocery Store Dataset (Klasson et al., WACV 2019).
+
+    Args:
+        target: folder to unpack into; if it exists, nothing is fetched.
+
+    Returns:
+        `target`, with the upstream layout below `dataset/`.
+
+    Raises:
+        InputError: if GitHub cannot be reached or the content is not what this study pins.
+    """
+    if target.exists():
+        return target
+    with exclusive(target):
+        return target if target.exists() else _fetch_grocery(target)
+
+
+def _fetch_grocery(target: Path) -> Path:
+    archive = PATHS.cache / "downloads" / "GroceryStoreDataset.zip"
+    client = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+    try:
+        pooch.retrieve(GROCERY_URL, None, archive.name, archive.parent, downloader=client)
+        with atomic_path(target) as temporary:
+            _unpack(archive, temporary)
+            if (found := content_sha256(temporary / "dataset")) != GROCERY_SHA256:
+                raise ValueError(f"its content has SHA-256 {found}, not {GROCERY_SHA256}")
+    except Exception as error:  # pooch passes on requests', the system's and zipfile's errors
+        archive.unlink(missing_ok=True)
+        raise InputError(
+            f"grocery: the download of {GROCERY_URL} failed ({first_line(error)}); try again, "
+            "or clone the repository elsewhere and set FRUITVEG_DATA to it"
+        ) from None
+    archive.unlink()
+    return target
+
+
+def content_sha256(dataset: Path) -> str:
+    """Return one SHA-256 for the files that this study reads below upstream's `dataset/`."""
+    files = [dataset / "classes.csv"] + [dataset / f"{split}.txt" for split in SPLITS]
+    for split in SPLITS:
+        for folder in GROCERY_FOLDERS:
+            files += (dataset / split / folder).rglob("*.jpg")
+    lines = sorted(f"{file.relative_to(dataset).as_posix()} {sha256_file(file)}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        _refuse_hostile(file.infolist())
+        for member in file.infolist():
+            # GitHub puts everything below one folder named after the branch.
+            parts = Path(member.filename).parts[1:]
+            wanted = len(parts) == 2 or (len(parts) > 3 and parts[2] in GROCERY_FOLDERS)
+            if parts[:1] == ("dataset",) and wanted and not member.is_dir():
+                path = target.joinpath(*parts)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(file.read(member))
+
+
+def _refuse_hostile(members: list[zipfile.ZipInfo]) -> None:
+    for member in members:
+        path = PurePosixPath(member.filename)
+        if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16):
+            raise ValueError(f"the archive is unsafe: it holds {member.filename!r}")
+    if (total := sum(member.file_size for member in members)) > UNPACKED_LIMIT:
+        raise ValueError(f"the archive is unsafe: it would unpack to {total:,} bytes")
+
+
+def from_lists(root: Path, labels: str, kinds: tuple[str, ...]) -> Iterator[Photograph]:
+    """Yield the photographs that the set's own split files list.
+
+    Args:
+        root: the folder with classes.csv and the split files.
+        labels: "coarse" or "fine".
+        kinds: of Fruit, Vegetables and Packages, those to keep.
+
+    Raises:
+        InputError: if this is not that folder.
+    """
+    if not (root / "classes.csv").is_file():
+        raise InputError(
+            f"{root}: no classes.csv here; --data or FRUITVEG_DATA must be the folder of the "
+            "Grocery Store Dataset that holds dataset/"
+        )
+    with (root / "classes.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    names = {int(number): {"fine": fine, "coarse": coarse} for fine, number, coarse, *_ in rows}
+    for split in SPLITS:
+        for line in (root / f"{split}.txt").read_text().splitlines():
+            path, fine, _ = (field.strip() for field in line.split(","))
+            if path.split("/")[1] in kinds:
+                yield root / path, names[int(fine)][labels], split
+
+
+def levels(dataset: Dataset) -> pd.DataFrame:
+    """Return what the classes of grocery belong to, narrow groups first.
+
+    Returns:
+        one row per class, in their order: fruit (e.g. Apple, also of a vegetable) and kind (Fruit,
+        Vegetables or Packages), from the folders of the photographs.
+    """
+    folders = dataset.index["path"].str.split("/", expand=True)
+    found = pd.DataFrame({"fruit": folders[2], "kind": folders[1], "class": dataset.index["label"]})
+    return found.drop_duplicates("class").set_index("class").loc[list(dataset.classes)]
+
+
+def published() -> pd.DataFrame:
+    """Return the accuracies published for the Grocery Store Dataset, official split, all classes.
+
+    From Klasson et al. (WACV 2019) and Antioquia (2021), as the README of
+    github.com/arvention/grocery-store-product-classification lists them.
+
+    Returns:
+        source, network, fine and coarse (accuracies, 81 and 43 classes; NaN where none is given),
+        protocol.
+    """
+    return pd.read_csv(Path(__file__).with_name("published.csv"))

@@ -1,0 +1,155 @@
+"""Photographs to pixels: decoded once into one uint8 array on disk, then memory-mapped."""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fruitveg_tl.utils.errors import InputError, named
+from fruitveg_tl.utils.progress import progress
+from fruitveg_tl.utils.storage import atomic_path, new_array
+
+# What cameras and web pages give. An animation is not a photograph, so no GIF.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
+WORKERS = 4
+
+T = TypeVar("T")
+
+
+def check_header(path: Path) -> tuple[int, int, str]:
+    """Return (width, height, mode) of an image file without decoding its pixels.
+
+    Raises:
+        InputError: if the file is missing, empty, not an image, too large to be a photograph
+            (Pillow's limit, 179 million pixels), an animation, or of another kind than `FORMATS`.
+    """
+    fix = "replace or delete it, then run again"
+    convert = "convert it (to JPEG or PNG) or delete it, then run again"
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{named(path)}: the file is empty; {fix}")
+        with Image.open(path) as image:
+            if image.format not in FORMATS:
+                raise InputError(
+                    f"{named(path)}: its content is {image.format}, not a photograph in "
+                    f"{', '.join(FORMATS)}; {convert}"
+                )
+            # A camera's MPO holds several views of one moment, of which the first is the picture.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                raise InputError(f"{named(path)}: it holds several pictures; {convert}")
+            return image.width, image.height, image.mode
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(f"{named(path)}: not an image; {fix}") from None
+    except Exception as error:  # Pillow's readers raise nearly anything for damaged content
+        raise InputError(f"{named(path)}: cannot be read ({_reason(error)}); {fix}") from None
+
+
+def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
+    """Decode one photograph to a square of RGB pixels.
+
+    The EXIF orientation is applied, transparency is laid on white, palette, grey and CMYK become
+    RGB; then the shorter side is scaled to `size` and the centre is cropped, so that the aspect
+    ratio is kept (the usual evaluation crop; never a squeeze).
+
+    Args:
+        path: the image file.
+        size: side of the result in pixels.
+        crop: share of the shorter side that the square shows.
+
+    Returns:
+        uint8 array of shape (size, size, 3), RGB, 0 to 255.
+
+    Raises:
+        InputError: if the file cannot be decoded to its last pixel.
+    """
+    check_header(path)
+    try:
+        with Image.open(path) as image:
+            # A JPEG is read at the coarsest scale that still has the pixels the square shows.
+            image.draft("RGB", (math.ceil(size / crop),) * 2)
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+            edge = (1 - crop) / 2
+            square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC, bleed=edge)
+            return np.asarray(square)
+    except Exception as error:  # as in check_header
+        raise InputError(
+            f"{named(path)}: damaged or truncated ({_reason(error)}); "
+            "replace or delete it, then run again"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    # Without the path, which Pillow and the system may repeat.
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow clips 16-bit grey at 255 on conversion: keep the high byte instead.
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -> list[T]:
+    """Apply `function` to every path on a few threads, with a progress bar, keeping the order.
+
+    Raises:
+        InputError: with the lines of all files that failed (the first 20), not just the first.
+    """
+    problems = []
+
+    def guarded(path: Path) -> T | None:
+        try:
+            return function(path)
+        except InputError as error:
+            problems.append(str(error))
+            return None
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        results = list(progress(what, len(paths), pool.map(guarded, paths)))
+    if problems:
+        more = [f"… and {len(problems) - 20} more files"] if len(problems) > 20 else []
+        raise InputError("\n".join(sorted(problems)[:20] + more))
+    return results
+
+
+def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0) -> np.ndarray:
+    """Return all photographs as one memory-mapped array, decoding them on the first call.
+
+    Args:
+        paths: the photographs, in the order of the index.
+        size: side of every square in pixels.
+        file: where the array lives; its name must identify the photographs, `size` and
+            `crop`.
+        crop: see `decode`.
+
+    Returns:
+        read-only uint8 array of shape (len(paths), size, size, 3), RGB.
+
+    Raises:
+        InputError: naming every file that cannot be decoded; nothing is left on disk then.
+    """
+    if not file.exists():
+        with atomic_path(file) as temporary:
+            pixels = new_array(temporary, np.uint8, (len(paths), size, size, 3))
+            rows = {path: row for row, path in enumerate(paths)}
+
+            def fill(path: Path) -> None:
+                pixels[rows[path]] = decode(path, size, crop)
+
+            map_files(fill, paths, "decode photographs")
+            pixels.flush()
+    return np.load(file, mmap_mode="r")

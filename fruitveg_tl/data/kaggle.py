@@ -1,0 +1,54 @@
+"""The Kaggle set «Fruits and Vegetables Image Recognition»: its source, its classes."""
+
+from pathlib import Path
+
+import kagglehub
+
+from fruitveg_tl.utils.errors import InputError, first_line
+
+KAGGLE_HANDLE = "kritikseth/fruit-and-vegetable-image-recognition"
+
+# Class of the Kaggle set (fruits-veges): coarse class of grocery. Limes, leeks and others stand in
+# one set alone; "sweetpotato" is no Potato, and "chilli pepper" no Pepper of grocery's.
+FRUITS_VEGES_TO_GROCERY = {
+    "apple": "Apple",
+    "banana": "Banana",
+    "beetroot": "Red-Beet",
+    "bell pepper": "Pepper",
+    "cabbage": "Cabbage",
+    "capsicum": "Pepper",
+    "carrot": "Carrots",
+    "cucumber": "Cucumber",
+    "eggplant": "Aubergine",
+    "garlic": "Garlic",
+    "ginger": "Ginger",
+    "kiwi": "Kiwi",
+    "lemon": "Lemon",
+    "mango": "Mango",
+    "onion": "Onion",
+    "orange": "Orange",
+    "pear": "Pear",
+    "pineapple": "Pineapple",
+    "pomegranate": "Pomegranate",
+    "potato": "Potato",
+    "tomato": "Tomato",
+}
+
+
+def fetch() -> Path:
+    """Fetch the Kaggle set «Fruits and Vegetables Image Recognition» by kagglehub.
+
+    Returns:
+        the folder with train, validation and test, in kagglehub's cache.
+
+    Raises:
+        InputError: if Kaggle cannot be reached; says how to go on without.
+    """
+    try:
+        return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
+    except Exception as error:  # kagglehub passes on requests', zipfile's and its own errors
+        raise InputError(
+            f"fruits-veges: the download of {KAGGLE_HANDLE} from Kaggle failed "
+            f"({first_line(error)}); fetch it in a browser, unpack it and set FRUITVEG_DATA to "
+            "the folder that holds train/, validation/ and test/"
+        ) from None

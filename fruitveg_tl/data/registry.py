@@ -1,0 +1,72 @@
+"""The sets of photographs by name, and how each is fetched, generated or read."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fruitveg_tl.config import PATHS, SPLITS
+from fruitveg_tl.data import grocery, synthetic
+from fruitveg_tl.data.dataset import Dataset, Photograph, index
+from fruitveg_tl.data.folders import from_folders
+from fruitveg_tl.utils.errors import InputError
+
+
+def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = None) -> Dataset:
+    """Find a dataset, fetching or generating it if needed, and index it.
+
+    Args:
+        name: "sample", "grocery" (fruit and vegetables), "grocery-all" (packages too, as in the
+            published tables), "fruits-veges", or the path of a folder with either
+            train/validation/test folders of class folders, or class folders alone (then split
+            70/10/20, stratified and seeded).
+        labels: "coarse" or "fine", for grocery only.
+        data: a copy already on disk in the upstream layout; default: `FRUITVEG_DATA`.
+
+    Raises:
+        InputError: naming the file, folder, class or name that cannot be used.
+    """
+    data = data or os.environ.get("FRUITVEG_DATA")
+    if labels not in ("coarse", "fine"):
+        raise InputError(f"unknown labels {labels!r}; choose coarse or fine")
+    if name in DATASETS:
+        root, source = DATASETS[name](Path(data) if data else None, labels)
+        title = f"{name}-{labels}" if name in GROCERY else name
+    elif Path(name).is_dir():
+        root, source, title = Path(name), from_folders(Path(name)), Path(name).resolve().name
+    else:
+        known = ", ".join(DATASETS)
+        raise InputError(f"unknown dataset {name!r}; choose one of {known}, or give a folder")
+    # Upstream's own validation split of grocery lacks four classes; that split is kept as it is.
+    required = ("train", "test") if name in GROCERY else SPLITS
+    return index(title, root, list(source), required)
+
+
+def _sample(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]]:
+    root = synthetic.generate(PATHS.data / "sample")
+    return root, from_folders(root)
+
+
+def _fruits_veges(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]]:
+    root = data or kaggle.fetch()
+    return root, from_folders(root)
+
+
+def _grocery(
+    data: Path | None, labels: str, kinds: tuple[str, ...] = ("Fruit", "Vegetables")
+) -> tuple[Path, Iterator[Photograph]]:
+    root = data or grocery.fetch(PATHS.data / "grocery")
+    root = root / "dataset" if (root / "dataset").is_dir() else root
+    return root, grocery.from_lists(root, labels, kinds)
+
+
+def _grocery_all(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]]:
+    return _grocery(data, labels, ("Fruit", "Vegetables", "Packages"))
+
+
+GROCERY = ("grocery", "grocery-all")
+DATASETS: dict[str, Callable[[Path | None, str], tuple[Path, Iterator[Photograph]]]] = {
+    "sample": _sample,
+    "grocery": _grocery,
+    "grocery-all": _grocery_all,
+    "fruits-veges": _fruits_veges,
+}

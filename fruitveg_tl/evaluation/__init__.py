@@ -1,0 +1,1 @@
+"""Numbers out: from stored probabilities to scores, comparisons and findings."""

@@ -1,0 +1,68 @@
+"""What a network costs when it is used: parameters, arithmetic, bytes, time."""
+
+import json
+import time
+
+import keras
+import numpy as np
+
+from fruitveg_tl.models.backbones import BACKBONES, build_network
+from fruitveg_tl.results import Run
+from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils.storage import write_json
+
+REPEATS = 30
+
+
+def cost(run: Run) -> dict:
+    """Return what one answer of a run's network costs on this machine or the one that measured it.
+
+    Nothing of it depends on the values of the weights, so a network of the same shape is built
+    and measured; the result stays in the run's folder as `cost.json`.
+
+    Returns:
+        parameters; megabytes (of them as float32); gigaflops (per photograph, a multiplication
+        and an addition counted as two); latency_ms (median over `REPEATS` single photographs);
+        environment (see `runtime.environment`).
+    """
+    file = run.folder / "cost.json"
+    if not file.exists():
+        backbone, size = BACKBONES[run.config.backbone], run.config.size
+        model = build_network(backbone, len(run.classes), size).model
+        content = {
+            "parameters": model.count_params(),
+            "megabytes": 4 * model.count_params() / 1e6,
+            "gigaflops": 2 * multiplications(model) / 1e9,
+            "latency_ms": _latency(model),
+            "environment": runtime.environment(),
+        }
+        write_json(file, content)
+    return json.loads(file.read_text())
+
+
+def multiplications(model: keras.Model) -> int:
+    """Count the multiply-add operations of convolutions and dense layers for one input.
+
+    The rest (BatchNorm, activations, pooling) is below one percent of it in the backbones here.
+    """
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            height, width, channels = layer.output.shape[1:]
+            total += height * width * channels * int(np.prod(layer.kernel_size))
+        elif isinstance(layer, keras.layers.Conv2D):
+            height, width, _ = layer.output.shape[1:]
+            total += height * width * int(np.prod(layer.kernel.shape))
+        elif isinstance(layer, keras.layers.Dense):
+            total += int(np.prod(layer.kernel.shape))
+    return total
+
+
+def _latency(model: keras.Model) -> float:
+    picture = np.zeros((1, *model.input_shape[1:]), np.float32)
+    times = []
+    for _ in range(REPEATS + 3):
+        start = time.perf_counter()
+        model.predict_on_batch(picture)
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times[3:]))  # the first calls compile

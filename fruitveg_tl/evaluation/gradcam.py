@@ -1,0 +1,35 @@
+"""Where a network looked: Grad-CAM (Selvaraju et al. 2017)."""
+
+import keras
+import numpy as np
+
+from fruitveg_tl.models.backbones import Backbone
+
+
+def gradcam(
+    model: keras.Model, backbone: Backbone, pixels: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
+    """Return a heat map of what speaks for a class.
+
+    Every network here ends in global average pooling and one dense layer. The gradient of a class
+    score is then the same everywhere in a channel, up to a common factor: the dense layer's
+    weight (Selvaraju et al., section 3.1). So no backward pass is needed, on any Keras backend.
+
+    Args:
+        model: a whole network from `backbones.build_network` or `model.keras`.
+        backbone: its registry entry; its `last_conv` is read.
+        pixels: raw RGB (n, size, size, 3) in 0..255.
+        classes: class index to explain for each photograph, shape (n,).
+
+    Returns:
+        float32 (n, size, size) in 0..1, 1 at each photograph's strongest place; all zero where
+        nothing speaks for the class.
+    """
+    reader = keras.Model(model.inputs, model.get_layer(backbone.last_conv).output)
+    features = keras.ops.convert_to_numpy(reader.predict_on_batch(pixels.astype(np.float32)))
+    kernel = keras.ops.convert_to_numpy(model.get_layer("head").kernel)
+    maps = np.maximum(np.einsum("nhwc,cn->nhw", features, kernel[:, classes]), 0)
+    highest = maps.max((1, 2), keepdims=True)
+    maps = np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
+    large = keras.ops.image.resize(maps[..., None], pixels.shape[1:3])
+    return keras.ops.convert_to_numpy(large)[..., 0]

@@ -1,0 +1,217 @@
+"""Where a backbone's parameters come from.
+
+Order: an explicit file; the folder `FRUITVEG_WEIGHTS`; Keras' cache; Keras' download; where that
+cannot be reached, the weights that this project ships (`EMBEDDED`), trained by
+`data/weights/pretraining`. Random initialisation only on request, and then every number that comes
+of it carries `RANDOM`.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from fruitveg_tl.config import PATHS
+from fruitveg_tl.models import quantisation
+from fruitveg_tl.models.backbones import Backbone
+from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.storage import sha256_file
+
+RANDOM = "random initialisation, not transfer"
+EMBEDDED = "source: Tiny ImageNet, in-house"
+MAKESHIFT = (RANDOM, EMBEDDED)  # said wherever numbers or figures come of them
+TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
+
+
+@dataclass(frozen=True)
+class SourceWeights:
+    """Parameters to start from.
+
+    Attributes:
+        values: in the order of `Backbone.constructor(include_top=False).get_weights()`.
+        source: what tables say: "ImageNet, Keras", a file's name, `EMBEDDED` or `RANDOM`.
+        file: name of the file they were read from; None if random.
+        sha256: of that file; None if random.
+        digest: SHA-256 of the values themselves: the key of every cache that depends on them.
+    """
+
+    values: Sequence[np.ndarray]
+    source: str
+    file: str | None
+    sha256: str | None
+    digest: str
+
+
+class Unreachable(InputError):
+    """No pre-trained weights on disk, and the server does not answer."""
+
+
+def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWeights:
+    """Find and load a backbone's weights.
+
+    Args:
+        backbone: the registry entry.
+        choice: "auto" for the order above without the first; "embedded" for what is shipped;
+            "random"; or the path of a file that `keras.applications` accepts for
+            `include_top=False`, or that `quantisation.save` has written.
+        seed: of the random initialisation.
+
+    Raises:
+        InputError: if the file is missing, damaged or of another architecture.
+        Unreachable: if "auto" finds nothing on disk, cannot download, and nothing is shipped.
+    """
+    if choice == "random":
+        values = _random(backbone, seed)
+        return SourceWeights(values, RANDOM, None, None, _digest(values))
+    if choice == "embedded":
+        return _from_file(backbone, embedded_file(backbone), EMBEDDED)
+    file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
+    if file:
+        # Only of Keras' own file is it known what it was trained on; another is called by its name.
+        return _from_file(backbone, file, file.name)
+    try:
+        file = _keras_file(backbone)
+    except Unreachable:
+        if not embedded_file(backbone).exists():
+            raise
+        return resolve(backbone, "embedded")
+    try:
+        return _from_file(backbone, file, "ImageNet, Keras")
+    except InputError as error:  # for one backbone Keras publishes no checksum to refuse it by
+        file.unlink()
+        raise InputError(f"{error}; it was removed from Keras' cache, run again") from None
+
+
+def embedded_file(backbone: Backbone) -> Path:
+    """Return where this project ships a backbone's weights."""
+    return PATHS.weights / f"{backbone.key}_tiny_imagenet_notop.npz"
+
+
+def card(backbone: Backbone) -> dict:
+    """Return what is known of the shipped weights: photographs, recipe, hash, accuracy, licence."""
+    return json.loads(embedded_file(backbone).with_suffix(".json").read_text())
+
+
+def trainings(about: dict) -> list[dict]:
+    """Return a card, and before it those of the trainings that it went on from."""
+    return [*(trainings(about["start"]) if about["start"] else []), about]
+
+
+def training_seconds(about: dict) -> float:
+    """Return how long a card's training took, those that it went on from included."""
+    return sum(part["seconds"] for part in trainings(about))
+
+
+def settle(backbone: Backbone, values: Sequence[np.ndarray], photographs: np.ndarray) -> list:
+    """Give random weights the BatchNorm statistics that belong to them.
+
+    A fresh BatchNorm says mean 0 and variance 1, which no random layer's output has; in inference
+    mode the signal then dies out or explodes before the last layer, and even a random backbone
+    would look worse than it is.
+
+    Args:
+        backbone: the registry entry.
+        values: random weights from `resolve`.
+        photographs: training photographs (n, size, size, 3), RGB in 0..255; some hundred.
+
+    Returns:
+        `values` with every moving mean and variance replaced by those of the photographs.
+    """
+    model = backbone.constructor(weights=None, include_top=False, input_shape=photographs.shape[1:])
+    model.set_weights(values)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(backbone.preprocess_input(photographs.astype(np.float32)), training=True)
+    return model.get_weights()
+
+
+def _random(backbone: Backbone, seed: int) -> list[np.ndarray]:
+    """Draw kernels by He et al. 2015: with Keras' Glorot default VGG16's signal fades away."""
+    keras.utils.set_random_seed(seed)
+    model = backbone.constructor(weights=None, include_top=False)
+    for number, layer in enumerate(model.layers):
+        if isinstance(layer, keras.layers.Conv2D):
+            initializer = keras.initializers.HeNormal(1000 * seed + number)
+            layer.kernel.assign(initializer(layer.kernel.shape))
+    return model.get_weights()
+
+
+def _in_folder(backbone: Backbone) -> Path | None:
+    folder = os.environ.get("FRUITVEG_WEIGHTS")
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise InputError(f"FRUITVEG_WEIGHTS={folder}: no such folder; correct or unset it")
+    # Keras' own name first; then the name used where weights are kept in the Keras 3 format.
+    for stem in (backbone.weights_name, f"{backbone.snake_name}_imagenet_notop.weights.h5"):
+        if (file := Path(folder, stem)).exists():
+            return file
+    return None
+
+
+def _keras_file(backbone: Backbone) -> Path:
+    # Keras itself reads KERAS_HOME at import only, and leaves for /tmp if the folder is missing.
+    cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with _timeout(TIMEOUT):
+            return Path(
+                keras.utils.get_file(
+                    backbone.weights_name,
+                    backbone.weights_url,
+                    cache_dir=str(cache),
+                    cache_subdir="models",
+                    file_hash=backbone.weights_md5,
+                )
+            )
+    except Exception as error:  # get_file wraps every network failure in a bare Exception
+        raise Unreachable(
+            f"{backbone.name}: no pre-trained weights on disk and the download failed ({error}); "
+            f"put {backbone.weights_name} into a folder and set FRUITVEG_WEIGHTS to it, "
+            "or ask for --weights random"
+        ) from None
+
+
+@contextmanager
+def _timeout(seconds: float):
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _from_file(backbone: Backbone, file: Path, source: str) -> SourceWeights:
+    if not file.is_file():
+        raise InputError(f"{file}: no such weights file; correct the path")
+    model = backbone.constructor(weights=None, include_top=False)
+    try:
+        if file.suffix == ".npz":
+            model.set_weights(quantisation.load(file))
+        else:
+            model.load_weights(file)
+    except Exception as error:  # NumPy, h5py and Keras raise many kinds for what they cannot use
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{file}: not weights of {backbone.name} without top ({reason}); "
+            f"delete it or give the file that Keras names {backbone.weights_name}"
+        ) from None
+    values = model.get_weights()
+    return SourceWeights(values, source, file.name, sha256_file(file), _digest(values))
+
+
+def _digest(values: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()

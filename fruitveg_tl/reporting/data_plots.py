@@ -1,0 +1,131 @@
+"""Figures of the photographs themselves: pure functions that return a Matplotlib figure."""
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from fruitveg_tl.config import SPLITS
+from fruitveg_tl.reporting.style import COLOURS, STYLES, WIDTH, new_figure
+
+
+def contact_sheet(
+    pixels: np.ndarray, labels: Sequence[str], columns: int = 6, blocks: int = 2
+) -> Figure:
+    """Show the first photographs of every class, a class per block.
+
+    Args:
+        pixels: uint8 (n, size, size, 3).
+        labels: class name of each photograph.
+        columns: photographs shown of each class.
+        blocks: classes beside each other.
+    """
+    names = np.asarray(labels)
+    classes = sorted(set(names))
+    rows = -(-len(classes) // blocks)
+    width = blocks * columns * 0.62 + 0.3
+    figure = Figure(figsize=(width, rows * 0.82), layout="constrained")
+    axes = figure.subplots(rows, blocks, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, name in zip(axes.T.flat, classes, strict=False):
+        axis.imshow(np.concatenate(pixels[names == name][:columns], axis=1))
+        axis.set_title(name, fontsize=8, loc="left", pad=2)
+    return figure
+
+
+def class_balance(index: pd.DataFrame) -> Figure:
+    """Show how many photographs each class has in each split.
+
+    Args:
+        index: of a `Dataset`.
+    """
+    counts = index.groupby(["label", "split"]).size().unstack(fill_value=0)
+    figure, axes = new_figure(0.17 * len(counts) + 1, 1, 3, sharey=True)
+    for axis, split, colour in zip(axes[0], SPLITS, COLOURS, strict=False):
+        bars = axis.barh(counts.index, counts[split], color=colour)
+        axis.bar_label(bars, fontsize=6, padding=1)
+        axis.set_title(f"{split}: {counts[split].sum()} photographs", fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.margins(x=0.15, y=0.01)
+    axes[0, 0].invert_yaxis()
+    sns.despine(figure)
+    return figure
+
+
+def distributions(values: pd.DataFrame, splits: pd.Series) -> Figure:
+    """Show how each column of `values` is distributed, a line per split.
+
+    Args:
+        values: one row per photograph, e.g. from `audit.quality`.
+        splits: "train", "val" or "test" of each.
+    """
+    rows = -(-values.shape[1] // 2)
+    figure, axes = new_figure(2.1 * rows, rows, 2)
+    for axis, name in zip(axes.flat, values, strict=False):
+        for split, colour, style in zip(SPLITS, COLOURS, STYLES, strict=False):
+            sns.kdeplot(
+                values.loc[(splits == split).to_numpy(), name],
+                ax=axis, color=colour, linestyle=style, label=split, cut=0, warn_singular=False,
+            )  # fmt: skip
+        axis.set(ylabel="density", yticks=[])
+    axes.flat[0].legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def pictures(
+    images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, scale: float = 1.0
+) -> Figure:
+    """Show photographs in a grid.
+
+    Args:
+        images: each (height, width, 3), uint8, or floats in 0..1.
+        titles: a line or two above each.
+        columns: how many beside each other.
+        scale: size of the titles.
+    """
+    rows = max(1, -(-len(images) // columns))
+    figure, axes = new_figure(rows * (WIDTH / columns + 0.2), rows, columns)
+    figure.get_layout_engine().set(h_pad=0.01, w_pad=0.01, hspace=0, wspace=0)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image)
+        axis.set_title(title, fontsize=7 * scale, pad=2)
+    return figure
+
+
+def heat(pixels: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Darken photographs where a heat map is low: readable in grey, unlike a colour overlay.
+
+    Args:
+        pixels: uint8 (n, size, size, 3).
+        maps: (n, size, size) in 0..1.
+
+    Returns:
+        floats (n, size, size, 3) in 0..1.
+    """
+    return pixels / 255 * (0.15 + 0.85 * maps[..., None])
+
+
+def preprocessed(tensors: Mapping[str, np.ndarray]) -> Figure:
+    """Show how the values of one photograph are distributed after each backbone's preprocessing.
+
+    Args:
+        tensors: name to array of any shape whose last axis is the three channels.
+    """
+    figure, axes = new_figure(2.2, 1, len(tensors))
+    for axis, (name, tensor) in zip(axes[0], tensors.items(), strict=True):
+        for channel, style in enumerate(STYLES[:3]):
+            values = keras.ops.convert_to_numpy(tensor)[..., channel].ravel()
+            axis.hist(values, 40, histtype="step", linestyle=style, color=COLOURS[channel],
+                      label=f"channel {channel}")  # fmt: skip
+        axis.set_title(name, fontsize=9)
+        axis.set(yticks=[], xlabel="value")
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    sns.despine(figure)
+    return figure

@@ -1,0 +1,146 @@
+"""What the notebooks share: which study, its runs, and how text, tables and figures are shown."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
+
+from fruitveg_tl.config import PROFILES, RunConfig
+from fruitveg_tl.data import registry
+from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.weights import EMBEDDED, MAKESHIFT, RANDOM, card, training_seconds
+from fruitveg_tl.reporting import style
+from fruitveg_tl.results import Run
+from fruitveg_tl.run import train_and_evaluate
+
+NUMBERS = ("size", "views", "probe_epochs", "finetune_epochs")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Photographs, settings and seeds that a notebook is about.
+
+    Attributes:
+        name: of the dataset, e.g. "grocery".
+        labels: "coarse" or "fine".
+        settings: further fields of `RunConfig`.
+        seeds: one run for each.
+    """
+
+    name: str
+    labels: str
+    settings: dict
+    seeds: tuple[int, ...]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The photographs."""
+        return registry.load(self.name, self.labels)
+
+    @property
+    def size(self) -> int:
+        """Side of the photographs in pixels."""
+        return self.settings.get("size", RunConfig.size)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The photographs as the study's networks see them, see `Dataset.pixels`."""
+        return self.dataset.pixels(self.size, self.settings.get("crop", RunConfig.crop))
+
+    def run(self, backbone: str, network: bool = False, **changes) -> list[str]:
+        """Return the folder names of the finished runs, one per seed, computing what is missing.
+
+        Args:
+            backbone: e.g. "vgg16".
+            network: True if the first run's trained network is needed too. It is not kept in Git,
+                so where it is missing the run is repeated.
+            changes: fields of `RunConfig` that differ from the study's, e.g. strategy="scratch".
+        """
+        folders: list[Path] = []
+        for seed in self.seeds:
+            config = RunConfig(
+                self.name,
+                backbone,
+                **({"labels": self.labels, "seed": seed} | self.settings | changes),
+            )
+            folder = train_and_evaluate(config)
+            if network and not folders and not (folder / "model.keras").exists():
+                folder = train_and_evaluate(config, force=True)
+            folders.append(folder)
+        return [folder.name for folder in folders]
+
+
+def choose(dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **settings) -> Study:
+    """Return the study a notebook asks for, or the one the environment asks for instead.
+
+    FRUITVEG_DATASET and FRUITVEG_LABELS override the photographs: the settings given here are
+    then replaced by those of that dataset's profile, with one seed. FRUITVEG_SEEDS (e.g. "0 1 2"),
+    FRUITVEG_SIZE, FRUITVEG_VIEWS, FRUITVEG_PROBE_EPOCHS and FRUITVEG_FINETUNE_EPOCHS override the
+    rest.
+
+    Args:
+        dataset: see `registry.load`.
+        labels: "coarse" or "fine", for grocery only.
+        seeds: one run for each.
+        settings: further fields of `RunConfig`.
+    """
+    name = os.environ.get("FRUITVEG_DATASET") or dataset
+    labels = os.environ.get("FRUITVEG_LABELS") or labels
+    if name != dataset:
+        settings, seeds = PROFILES.get(name, {}), (0,)
+    settings = dict(settings)
+    for field in NUMBERS:
+        if value := os.environ.get(f"FRUITVEG_{field.upper()}"):
+            settings[field] = int(value)
+    if value := os.environ.get("FRUITVEG_SEEDS"):
+        seeds = [int(seed) for seed in value.split()]
+    return Study(name, labels, settings, tuple(seeds))
+
+
+def say(text: str) -> None:
+    """Show Markdown whose numbers come from variables."""
+    display(Markdown(text))
+
+
+def caveat(run: Run) -> None:
+    """Say loudly what a network started from, where that is not what Keras publishes."""
+    if run.weights == RANDOM:
+        say(
+            f"> **Not transfer.** {run.model} started from random numbers here. Its figures show "
+            "the procedure, and what it gives when nothing is transferred; they say nothing about "
+            f"how good the pre-trained {run.model} is."
+        )
+    if run.weights == EMBEDDED:
+        about = card(BACKBONES[run.config.backbone])
+        say(
+            f"> **Source weights made here.** {run.model} started from in-house weights, not from "
+            f"Keras' ImageNet ones. They come from {about['photographs']}, in "
+            f"{training_seconds(about) / 60:.0f} minutes of training, and put "
+            f"{about['held_out_accuracy_rounded']:.0%} of the photographs held out into the right "
+            "class. ImageNet weights know far more; so would what they transfer."
+        )
+
+
+def show(figure: Figure, name: str, weights: str = "") -> None:
+    """Save a figure under `figures/` and show it.
+
+    Args:
+        figure: from `plots`.
+        name: of the file, without ending.
+        weights: what the network shown started from, as results say it.
+    """
+    if weights in MAKESHIFT:
+        figure.suptitle(weights, fontsize=8)
+    display(Image(filename=style.save_figure(figure, name)))
+
+
+def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
+    """Show a table that reads well on screen, in Git and on paper."""
+    display(Markdown(frame.to_markdown(index=index, floatfmt=f".{digits}f")))

@@ -1,0 +1,162 @@
+"""Execute the notebooks and bind them into one PDF and one HTML file.
+
+nbconvert turns the executed notebooks into Markdown without code, pandoc turns that into HTML and
+into Typst, and Typst sets the pages. All three come as Python wheels, so that neither a browser
+nor TeX has to be installed.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pypandoc
+import typst
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import MarkdownExporter
+
+from fruitveg_tl.config import PATHS
+from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.storage import atomic_path
+
+TITLE = "Transfer learning on photographs of fruit and vegetables"
+ASSETS = Path(__file__).with_name("assets")
+
+
+def execute(source: Path, target: Path) -> None:
+    """Run a notebook from top to bottom in a fresh kernel and store it with its outputs.
+
+    Args:
+        source: the notebook; its folder is the kernel's working directory.
+        target: where to store it; may be `source`.
+
+    Raises:
+        InputError: if a cell fails, with its error; `target` then keeps what it had.
+    """
+    notebook = nbformat.read(source, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(source.parent)}},
+        record_timing=False,
+    )
+    try:
+        with _quiet_kernel():
+            client.execute(stderr=subprocess.DEVNULL)  # what a cell prints there is kept
+    except CellExecutionError as error:
+        last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
+        raise InputError(f"{source}: a cell failed: {last}") from None
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if not _start_up(output)]
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    with atomic_path(target) as temporary:
+        nbformat.write(notebook, temporary)
+
+
+def export(notebooks: Sequence[Path], folder: Path) -> tuple[Path, Path]:
+    """Bind executed notebooks, in this order, into a PDF and an HTML file.
+
+    Args:
+        notebooks: executed; each begins with a first-level heading, its chapter's title.
+        folder: where `report.pdf` and `report.html` are stored, and their figures.
+
+    Returns:
+        the PDF and the HTML file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chapters = "\n\n".join(_markdown(notebook, folder) for notebook in notebooks)
+    subtitle = f"Commit {runtime.commit()}"
+    html, pdf = folder / "report.html", folder / "report.pdf"
+    extra = [f"--resource-path={folder}", f"--metadata=title:{TITLE}"]
+    with atomic_path(html) as temporary:
+        pypandoc.convert_text(
+            chapters,
+            "html",
+            format=MARKDOWN,
+            outputfile=str(temporary),
+            extra_args=[
+                *extra,
+                f"--metadata=subtitle:{subtitle}",
+                "--standalone",
+                "--embed-resources",
+                "--toc",
+                "--toc-depth=2",
+                f"--include-in-header={ASSETS / 'report.css.html'}",
+            ],
+        )
+    body = pypandoc.convert_text(chapters, "typst", format=MARKDOWN, extra_args=extra)
+    preamble = (ASSETS / "report.typ").read_text()
+    preamble = preamble.replace("«title»", TITLE).replace("«subtitle»", subtitle)
+    source = folder / "report.typ"
+    source.write_text(preamble + body)
+    with atomic_path(pdf) as temporary:
+        typst.compile(source, output=temporary, root=folder)
+    return pdf, html
+
+
+# A figure's alternative text is no caption: without `implicit_figures` it stays where it is.
+MARKDOWN = "markdown-implicit_figures-raw_html+tex_math_dollars"
+
+
+def _markdown(notebook: Path, folder: Path) -> str:
+    exporter = MarkdownExporter(exclude_input=True)
+    resources = {"unique_key": notebook.stem, "output_files_dir": notebook.stem}
+    text, resources = exporter.from_filename(str(notebook), resources=resources)
+    for name, content in resources["outputs"].items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return text
+
+
+def _start_up(output: nbformat.NotebookNode) -> bool:
+    """Tell what libraries say on loading and downloading from real messages."""
+    lines = output.get("text", "").split("\n")
+    noise = ("WARNING: All log messages before absl", "I0000 ", "Downloading data from ")
+    return output.output_type == "stream" and all(
+        line.startswith(noise) for line in lines if line.strip()
+    )
+
+
+@contextmanager
+def _quiet_kernel() -> Iterator[None]:
+    """Tell the kernel, which inherits this environment, to draw no progress bars."""
+    os.environ["FRUITVEG_QUIET"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["FRUITVEG_QUIET"]
+
+
+def report(folder: Path, in_place: bool = False) -> tuple[Path, Path]:
+    """Execute all notebooks in order and bind them.
+
+    Args:
+        folder: where everything is stored.
+        in_place: True to store the executed notebooks where they came from, for committing.
+
+    Returns:
+        the PDF and the HTML file.
+
+    Raises:
+        InputError: if there are no notebooks or one fails.
+    """
+    sources = sorted(PATHS.notebooks.glob("[0-9]*.ipynb"))
+    if not sources:
+        raise InputError(f"{PATHS.notebooks}: no notebooks here; restore them with «git checkout»")
+    executed = []
+    for source in sources:
+        print(f"{source.name} …", flush=True)
+        executed.append(source if in_place else folder / source.name)
+        execute(source, executed[-1])
+    return export(executed, folder)

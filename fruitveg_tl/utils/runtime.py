@@ -1,0 +1,92 @@
+"""The machine and the software a run used: part of every result."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+
+LIBRARIES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow", "scikit-learn")
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed Python, NumPy and the backend, and ask TensorFlow for reproducible operations."""
+    keras.utils.set_random_seed(seed)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def fast_precision(gains_on_cpu: bool) -> str:
+    """Choose the precision to compute in: bfloat16 where that is faster, else float32.
+
+    Args:
+        gains_on_cpu: whether the network gains by it on a processor that has the instructions.
+    """
+    # XLA on a processor computes no faster in it (benchmarks/limit.py).
+    able = keras.backend.backend() != "jax" and "avx512_bf16" in _cpuinfo("flags").split()
+    return "mixed_bfloat16" if gpus() or (able and gains_on_cpu) else "float32"
+
+
+@contextmanager
+def dtype_policy(name: str):
+    """Build Keras layers with another dtype policy inside the block."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def gpus() -> list[str]:
+    """Return the names of the accelerators the backend sees; empty on a CPU."""
+    if keras.backend.backend() == "torch":  # for which Keras does not list them
+        import torch
+
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
+
+
+def environment() -> dict:
+    """Describe versions, backend, hardware and the commit, as plain values for JSON."""
+    return {
+        "python": platform.python_version(),
+        "backend": keras.backend.backend(),
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
+        "cpu": _cpuinfo("model name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "gpus": gpus(),
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """Return the project's Git commit, with "+changes" if the package's code differs from it."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpuinfo(field: str) -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")

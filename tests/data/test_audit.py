@@ -1,0 +1,113 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fruitveg_tl.data import audit
+from fruitveg_tl.data.registry import load
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture with large shapes, as perceptual hashes expect."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
+
+
+def write(root, pictures):
+    for name, picture in pictures.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(file)
+    return load(str(root))
+
+
+def test_exact_and_near_duplicates_are_found_and_nothing_else(tmp_path, home):
+    plain = {
+        f"{split}/{name}/{i}.png": scene(1000 * s + 100 * n + i)
+        for s, split in enumerate(("train", "val", "test"))
+        for n, name in enumerate(("kiwi", "pear"))
+        for i in range(4)
+    }
+    again = plain["train/kiwi/0.png"]
+    brighter = plain["train/pear/1.png"].resize((80, 80)).point(lambda v: min(255, v + 12))
+    extra = {"test/kiwi/copy.png": again, "test/pear/near.png": brighter}
+    dataset = write(tmp_path / "set", plain | extra)
+    pairs = audit.duplicates(dataset, dataset.pixels(64))
+    paths = dataset.index["path"]
+    found = [({paths[pair.first], paths[pair.second]}, pair.exact) for pair in pairs.itertuples()]
+    assert found == [
+        ({"train/kiwi/0.png", "test/kiwi/copy.png"}, True),
+        ({"train/pear/1.png", "test/pear/near.png"}, False),
+    ]
+    assert pairs["same_label"].all()
+    leaked = paths[audit.leaked(pairs)]
+    assert set(leaked) == {"test/kiwi/copy.png", "test/pear/near.png"}
+
+
+def test_pairs_within_a_split_are_no_leak():
+    pairs = pd.DataFrame(
+        {
+            "first": [0, 5, 2],
+            "second": [1, 6, 7],
+            "first_split": ["train", "test", "test"],
+            "second_split": ["train", "test", "val"],
+        }
+    )
+    assert audit.leaked(pairs).tolist() == [2]
+
+
+def test_the_gap_is_what_photographs_seen_before_add():
+    clean = np.arange(300) >= 100
+    right = np.where(clean, np.arange(300) % 2, 1)  # all that were seen, half of the others
+    gap, low, high = audit.leak_gap(right, clean)
+    assert gap == pytest.approx(right.mean() - 0.5) and 0 < low < gap < high < 0.3
+    assert audit.leak_gap(right, np.ones(300, bool)) == (0, 0, 0)
+    chance = np.arange(300) % 2
+    gap, low, high = audit.leak_gap(chance, clean)
+    assert low < 0 < high and abs(gap) < 0.01
+
+
+def test_a_chain_of_pairs_is_one_group():
+    pairs = pd.DataFrame({"first": [0, 1, 4], "second": [1, 3, 5]})
+    groups = audit.groups(pairs, 7)
+    assert groups[0] == groups[1] == groups[3] and groups[4] == groups[5]
+    assert len(set(groups)) == 4
+    assert len(set(audit.groups(pairs[:0], 3))) == 3
+
+
+def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_photograph(tmp_path, home):
+    pictures = {
+        f"{split}/{name}/{i}.png": scene(100 * n + i % 8)  # the same eight in every split
+        for split, count in (("train", 20), ("val", 10), ("test", 10))
+        for n, name in enumerate(("kiwi", "pear"))
+        for i in range(count)
+    }
+    pictures |= {
+        f"train/{name}/more{i}.png": scene(1000 * (n + 1) + i)
+        for n, name in enumerate(("kiwi", "pear"))
+        for i in range(40)
+    }
+    dataset = write(tmp_path / "set", pictures)
+    assert len(audit.leaked(audit.duplicates(dataset, dataset.pixels(64))))
+    again = audit.resplit(dataset, dataset.pixels(64))
+    assert again.name == "set-resplit" and again.digest != dataset.digest
+    assert sorted(again.index["path"]) == sorted(dataset.index["path"])
+    assert not len(audit.leaked(audit.duplicates(again, again.pixels(64))))
+    sizes = again.split_sizes()
+    assert all(
+        abs(sizes[k] / 160 - share) < 0.1 for k, share in zip(sizes, (0.7, 0.1, 0.2), strict=True)
+    )
+    counts = pd.crosstab(again.index["label"], again.index["split"])
+    assert (counts.loc["kiwi"] - counts.loc["pear"]).abs().max() <= 10
+
+
+def test_quality_orders_photographs_as_the_eye_does():
+    sharp = np.asarray(scene(3).resize((64, 64)))
+    noise = np.random.default_rng(0).integers(-20, 20, sharp.shape)
+    sharp = np.clip(sharp.astype(int) + noise, 0, 255).astype(np.uint8)
+    blurred = np.asarray(Image.fromarray(sharp).resize((8, 8)).resize((64, 64)))
+    dark, grey = sharp // 4, np.full_like(sharp, 128)
+    found = audit.quality(np.stack([sharp, blurred, dark, grey]))
+    assert found["sharpness"][1] < found["sharpness"][0]
+    assert found["brightness"][2] < found["brightness"][0]
+    assert found.loc[3, ["contrast", "saturation", "sharpness"]].abs().max() < 1e-3

@@ -1,0 +1,205 @@
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import CLASSES, COUNTS, PROJECT, save_photograph
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fruitveg_tl.data import folders, grocery
+from fruitveg_tl.data.registry import load
+from fruitveg_tl.utils.errors import InputError
+
+SHARED = PROJECT.parent / "shared" / "data" / "GroceryStoreDataset"
+
+
+@pytest.fixture
+def groceries(tmp_path):
+    """A miniature of the Grocery Store Dataset's own layout, cartons included."""
+    root = tmp_path / "GroceryStoreDataset" / "dataset"
+    products = {
+        "Granny-Smith": ("Fruit/Apple/Granny-Smith", "Apple"),
+        "Pink-Lady": ("Fruit/Apple/Pink-Lady", "Apple"),
+        "Leek": ("Vegetables/Leek", "Leek"),
+        "Oat-Milk": ("Packages/Milk/Oat-Milk", "Milk"),
+    }
+    rows = ["Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),x,y"]
+    coarse_ids = {"Apple": 0, "Leek": 1, "Milk": 2}
+    lines = {"train": [], "val": [], "test": []}
+    for number, (name, (folder, coarse)) in enumerate(products.items()):
+        rows.append(f"{name},{number},{coarse},{coarse_ids[coarse]},/i.jpg,/d.txt")
+        for split, split_lines in lines.items():
+            for i in range(2):
+                path = f"{split}/{folder}/{name}_{i}.jpg"
+                save_photograph(root / path, number, i + 10 * len(split))
+                split_lines.append(f"{path}, {number}, {coarse_ids[coarse]}")
+    (root / "classes.csv").write_text("\n".join(rows) + "\n")
+    for split, split_lines in lines.items():
+        (root / f"{split}.txt").write_text("\n".join(split_lines) + "\n")
+    return root.parent
+
+
+def test_split_folders_become_one_index(photographs):
+    dataset = load(str(photographs))
+    assert dataset.classes == CLASSES
+    assert dataset.split_sizes() == {"train": 24, "val": 9, "test": 12}
+    row = dataset.index.iloc[0]
+    assert (row["width"], row["height"], row["mode"]) == (48, 40, "RGB")
+    assert [dataset.classes[i] for i in dataset.labels] == dataset.index["label"].tolist()
+
+
+def test_order_and_hash_do_not_depend_on_the_file_system(photographs, tmp_path, monkeypatch):
+    first = load(str(photographs))
+    copy = tmp_path / "copy"
+    for path in sorted(photographs.rglob("*.jpg"), reverse=True):
+        target = copy / path.relative_to(photographs)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    second = load(str(copy))
+    assert second.digest == first.digest
+    assert second.index.equals(first.index)
+
+
+def test_hash_changes_with_a_pixel_a_label_or_a_split(photographs):
+    before = load(str(photographs)).digest
+    moved = photographs / "train" / "apple" / "0.jpg"
+    moved.rename(photographs / "train" / "banana" / "moved.jpg")
+    relabelled = load(str(photographs)).digest
+    (photographs / "train" / "banana" / "moved.jpg").rename(
+        photographs / "test" / "apple" / "moved.jpg"
+    )
+    resplit = load(str(photographs)).digest
+    save_photograph(photographs / "test" / "apple" / "moved.jpg", 0, 99)
+    assert len({before, relabelled, resplit, load(str(photographs)).digest}) == 4
+
+
+def test_junk_is_skipped_but_no_photograph_is(photographs):
+    before = len(load(str(photographs)).index)
+    folder = photographs / "train" / "apple"
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    (photographs / "__MACOSX").mkdir()
+    for name in ("UPPER.JPG", "b.jpeg", "c.png", "d.webp"):
+        Image.new("RGB", (40, 40), len(name)).save(folder / name)
+    assert len(load(str(photographs)).index) == before + 4
+
+
+@given(st.lists(st.integers(10, 30), min_size=2, max_size=5), st.integers(0, 3))
+@settings(max_examples=15, deadline=None)
+def test_a_folder_of_classes_is_split_stratified_and_repeatably(tmp_path_factory, counts, salt):
+    root = tmp_path_factory.mktemp("plain")
+    photographs = [
+        (root / str(label) / f"{salt}-{i}.jpg", str(label))
+        for label, count in enumerate(counts)
+        for i in range(count)
+    ]
+    parts = list(folders._stratified(root, photographs))
+    assert parts == list(folders._stratified(root, photographs))
+    assert sorted(path for path, _, _ in parts) == sorted(path for path, _ in photographs)
+    for label, count in enumerate(counts):
+        found = Counter(split for _, name, split in parts if name == str(label))
+        assert abs(found["test"] - 0.2 * count) <= 1.5
+        assert abs(found["val"] - 0.1 * count) <= 1.5
+
+
+def test_class_folders_alone_load(photographs):
+    dataset = load(str(photographs / "train"))
+    assert dataset.classes == CLASSES and sum(dataset.split_sizes().values()) == 24
+
+
+def test_grocery_keeps_fruit_and_vegetables_and_both_label_levels(groceries):
+    coarse, fine = load("grocery", "coarse", groceries), load("grocery", "fine", groceries)
+    assert coarse.classes == ("Apple", "Leek")
+    assert fine.classes == ("Granny-Smith", "Leek", "Pink-Lady")
+    assert coarse.split_sizes() == {"train": 6, "val": 6, "test": 6}
+    assert (coarse.name, fine.name) == ("grocery-coarse", "grocery-fine")
+    assert load("grocery", "coarse", groceries / "dataset").digest == coarse.digest
+
+
+def test_packages_come_with_grocery_all(groceries):
+    whole = load("grocery-all", "coarse", groceries)
+    assert whole.name == "grocery-all-coarse" and whole.classes == ("Apple", "Leek", "Milk")
+    assert whole.split_sizes() == {"train": 8, "val": 8, "test": 8}
+
+
+def test_levels_say_what_each_class_belongs_to(groceries):
+    levels = grocery.levels(load("grocery-all", "fine", groceries))
+    assert levels.index.tolist() == ["Granny-Smith", "Leek", "Oat-Milk", "Pink-Lady"]
+    assert levels["fruit"].tolist() == ["Apple", "Leek", "Milk", "Apple"]
+    assert levels["kind"].tolist() == ["Fruit", "Vegetables", "Packages", "Fruit"]
+
+
+def test_grocery_may_lack_a_class_in_validation_but_not_in_training(groceries):
+    for split in ("val", "train"):
+        file = groceries / "dataset" / f"{split}.txt"
+        lines = [line for line in file.read_text().splitlines() if "Leek" not in line]
+        file.write_text("\n".join(lines))
+        if split == "val":
+            assert load("grocery", data=groceries).classes == ("Apple", "Leek")
+    with pytest.raises(InputError, match="'Leek' has no photographs in train"):
+        load("grocery", data=groceries)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs are not on this machine")
+def test_the_real_grocery_dataset_has_its_published_sizes_and_the_pinned_content():
+    dataset = load("grocery", data=SHARED)
+    assert len(dataset.classes) == 34 and len(load("grocery", "fine", SHARED).classes) == 50
+    assert dataset.split_sizes() == {"train": 1776, "val": 196, "test": 1704}
+    whole = load("grocery-all", "fine", SHARED)
+    assert len(whole.classes) == 81
+    assert whole.split_sizes() == {"train": 2640, "val": 296, "test": 2485}
+    assert grocery.content_sha256(SHARED / "dataset") == grocery.GROCERY_SHA256
+
+
+def test_environment_variable_points_at_a_copy(groceries, monkeypatch):
+    monkeypatch.setenv("FRUITVEG_DATA", str(groceries))
+    assert load("grocery").classes == ("Apple", "Leek")
+
+
+def test_kaggle_layout(photographs):
+    assert load("fruits-veges", data=photographs).split_sizes()["val"] == 3 * COUNTS["validation"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda root: shutil.rmtree(root / "validation" / "banana"), "'banana'.* in val"),
+        (lambda root: shutil.rmtree(root / "test"), "none for test"),
+        (lambda root: (root / "test" / "apple" / "note.txt").write_text("hi"), "note.txt"),
+        (lambda root: (root / "train" / "apple" / "0.jpg").write_bytes(b""), "0.jpg.*empty"),
+    ],
+)
+def test_what_is_wrong_in_a_folder_is_named(photographs, change, named):
+    change(photographs)
+    with pytest.raises(InputError, match=named):
+        load(str(photographs))
+
+
+def test_names_that_do_not_exist(tmp_path):
+    with pytest.raises(
+        InputError, match=r"unknown dataset 'kiwis'.*sample, grocery, grocery-all, fruits-veges"
+    ):
+        load("kiwis")
+    with pytest.raises(InputError, match="unknown labels"):
+        load("grocery", "medium")
+    with pytest.raises(InputError, match=r"classes\.csv"):
+        load("grocery", data=tmp_path)
+    with pytest.raises(InputError, match="no photographs"):
+        load(str(tmp_path))
+
+
+def test_one_class_is_not_enough(tmp_path):
+    for i in range(12):
+        save_photograph(tmp_path / "only" / f"{i}.jpg", 0, i)
+    with pytest.raises(InputError, match="at least two"):
+        load(str(tmp_path))
+
+
+def test_pixels_follow_the_index(photographs, home):
+    dataset = load(str(photographs))
+    pixels = dataset.pixels(32)
+    assert pixels.shape == (45, 32, 32, 3)
+    # conftest makes the class's channel the strongest
+    assert np.array_equal(pixels.mean((1, 2)).argmax(1), dataset.labels)

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import COUNTS, save_photograph
+
+from fruitveg_tl import results
+from fruitveg_tl.data.registry import load
+from fruitveg_tl.evaluation import cross_dataset
+from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.utils.errors import InputError
+
+NAMES = {"apple": "Apple", "bell pepper": "Pepper", "capsicum": "Pepper"}
+
+
+def write(root, classes):
+    for split, count in COUNTS.items():
+        for name, colour in classes.items():
+            for i in range(count):
+                save_photograph(root / split / name / f"{i}.jpg", colour, i + 100 * len(split))
+    return str(root)
+
+
+@pytest.fixture
+def kaggle(tmp_path):
+    """In the style of fruits-veges, with two classes that are one elsewhere."""
+    return write(tmp_path / "kaggle", {"apple": 0, "bell pepper": 1, "capsicum": 1, "corn": 2})
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """In the style of grocery, in another order and with classes of its own."""
+    return write(tmp_path / "shop", {"Pepper": 1, "Apple": 0, "Leek": 2})
+
+
+def test_a_network_answers_another_set_on_the_classes_they_share(home, quick, kaggle, shop):
+    run = results.load(train_and_evaluate(replace(quick, dataset=kaggle)))
+    labels, answers, shared = cross_dataset.on_shared_classes(run, load(shop), NAMES)
+    assert shared == ["Apple", "Pepper"]
+    # In the order of the index: apples of the test split first, then peppers; no leeks.
+    assert labels.tolist() == [0] * COUNTS["test"] + [1] * COUNTS["test"]
+    np.testing.assert_allclose(answers.sum(1), 1, rtol=1e-5)
+
+    dataset = load(shop)
+    rows = dataset.rows("test")[:4]
+    pixels = dataset.pixels(quick.size)[rows].astype(np.float32)
+    apple, bell, capsicum, _ = run.network().predict(pixels, verbose=0).T
+    np.testing.assert_allclose(answers[:4, 0], apple / (apple + bell + capsicum), rtol=1e-4)
+
+
+def test_read_the_other_way_round_and_on_its_own_set(home, quick, kaggle, shop):
+    run = results.load(train_and_evaluate(replace(quick, dataset=shop)))
+    labels, answers, shared = cross_dataset.on_shared_classes(run, load(kaggle), NAMES)
+    assert shared == ["Apple", "Pepper"]
+    assert np.bincount(labels).tolist() == [COUNTS["test"], 2 * COUNTS["test"]]
+    own, _, again = cross_dataset.on_shared_classes(run, load(shop), NAMES)
+    assert again == shared and len(own) == 2 * COUNTS["test"] and answers.shape == (12, 2)
+
+
+def test_sets_with_one_shared_class_are_refused(finished, shop):
+    with pytest.raises(InputError, match="share 1 of the classes"):
+        cross_dataset.on_shared_classes(results.load(finished), load(shop))
+
+
+def test_the_label_map_names_classes_that_exist():
+    assert len(set(cross_dataset.FRUITS_VEGES_TO_GROCERY.values())) == 20
+    assert all(name == name.lower() for name in cross_dataset.FRUITS_VEGES_TO_GROCERY)

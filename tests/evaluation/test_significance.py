@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from fruitveg_tl.evaluation import significance
+
+N = 400
+
+
+def right(share: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(N) < share
+
+
+def test_a_large_gap_is_resolved_and_its_direction_known():
+    pairs = significance.compare({"weak": right(0.5, 0), "strong": right(0.9, 1)})
+    (pair,) = pairs.itertuples()
+    assert (pair.better, pair.worse) == ("strong", "weak")
+    assert 0.3 < pair.low < pair.difference < pair.high < 0.6
+    assert pair.resolved and pair.p_holm <= 0.001
+    assert significance.verdict(pairs) == "All 1 differences are resolved."
+
+
+def test_equal_networks_are_not_told_apart():
+    same = right(0.7, 0)
+    pairs = significance.compare({"a": same, "b": same.copy()})
+    assert pairs["difference"].item() == 0 and pairs["p"].item() == 1
+    assert "**not resolved**: a over b" in significance.verdict(pairs)
+
+
+def test_holm_makes_a_doubtful_gap_harder_to_resolve_among_many():
+    base = right(0.7, 0)
+    doubtful = base.copy()
+    doubtful[np.flatnonzero(~base)[:5]] = True  # five more right, none lost
+    alone = significance.compare({"a": base, "b": doubtful})
+    crowd = {f"c{i}": right(0.7, 10 + i) for i in range(4)}
+    many = significance.compare({"a": base, "b": doubtful} | crowd)
+    row = many[(many["better"] == "b") & (many["worse"] == "a")]
+    assert alone["p"].item() == row["p"].item()
+    assert alone["p_holm"].item() < row["p_holm"].item()
+
+
+def test_seeds_enter_as_shares_and_order_does_not_matter():
+    shares = np.mean([right(0.6, seed) for seed in range(3)], axis=0)
+    other = np.mean([right(0.65, seed) for seed in range(5, 8)], axis=0)
+    one = significance.compare({"a": shares, "b": other})
+    two = significance.compare({"b": other, "a": shares})
+    assert one.equals(two)
+    assert one["difference"].item() == pytest.approx(abs(shares.mean() - other.mean()))
+
+
+def test_other_photographs_are_refused():
+    with pytest.raises(ValueError, match="same photographs"):
+        significance.compare({"a": right(0.5, 0), "b": right(0.5, 0)[:-1]})

@@ -1,0 +1,135 @@
+import keras
+import numpy as np
+import pytest
+
+from fruitveg_tl.models.backbones import BACKBONES, backbone_by_name, build_network
+from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils.errors import InputError
+
+FEATURES = {"vgg16": 512, "resnet50": 2048, "mobilenetv2": 1280}
+every_backbone = pytest.mark.parametrize("backbone", BACKBONES.values(), ids=lambda b: b.name)
+
+
+def photographs(n=4, size=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3)).astype(np.float32)
+
+
+@every_backbone
+def test_whole_saved_network_predicts_what_prefix_then_tail_predicts(backbone, tmp_path):
+    network = build_network(backbone, 5, 32)
+    network.tail.compile("adam", "sparse_categorical_crossentropy")
+    x = photographs()
+    activations = network.prefix.predict(x, verbose=0)
+    network.tail.fit(activations, np.arange(4), epochs=2, verbose=0)
+    in_two_steps = network.tail.predict(activations, verbose=0)
+    network.model.save(tmp_path / "model.keras")
+    whole = keras.saving.load_model(tmp_path / "model.keras")  # safe mode, no custom objects
+    assert whole.input_shape == (None, 32, 32, 3)
+    np.testing.assert_allclose(whole.predict(x, verbose=0), in_two_steps, atol=1e-6)
+    np.testing.assert_allclose(in_two_steps.sum(1), 1, atol=1e-5)
+    assert network.pool.output_shape == (None, FEATURES[backbone.key])
+
+
+@every_backbone
+def test_network_equals_the_plain_backbone_behind_its_own_preprocessing(backbone):
+    plain = backbone.constructor(weights=None, include_top=False, input_shape=(32, 32, 3))
+    network = build_network(backbone, 5, 32, plain.get_weights())
+    x = photographs()
+    expected = plain.predict(backbone.preprocess_input(x.copy()), verbose=0).mean((1, 2))
+    pooled = network.pool.predict(network.prefix.predict(x, verbose=0), verbose=0)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_preprocessing_differs_where_the_published_weights_need_it():
+    x = photographs(1)
+    vgg, resnet, mobile = (b.preprocess_input(x.copy()) for b in BACKBONES.values())
+    np.testing.assert_allclose(vgg, resnet)  # both: BGR, channel means removed
+    np.testing.assert_allclose(vgg[..., 0], x[..., 2] - 103.939, atol=1e-4)
+    np.testing.assert_allclose(mobile, x / 127.5 - 1, atol=1e-6)
+
+
+@every_backbone
+def test_fine_tuning_moves_the_tail_and_nothing_else(backbone):
+    network = build_network(backbone, 3, 32)
+    norms = [x for x in network.model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert not any(layer.trainable for layer in norms)
+    frozen_before = [w.copy() for layer in norms for w in layer.get_weights()]
+    prefix_before, head_before = network.prefix.get_weights(), network.head.get_weights()[1]
+    network.tail.compile("sgd", "sparse_categorical_crossentropy")
+    activations = network.prefix.predict(photographs(6), verbose=0)
+    network.tail.fit(activations, np.arange(6) % 3, verbose=0)
+    for before, after in zip(prefix_before, network.prefix.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    frozen_after = [w for layer in norms for w in layer.get_weights()]
+    for before, after in zip(frozen_before, frozen_after, strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert np.abs(network.head.get_weights()[1] - head_before).max() > 0
+    trained = {v.path.split("/")[-2] for v in network.tail.trainable_variables}
+    assert trained and not trained & {layer.name for layer in network.prefix.layers}
+
+
+def test_whole_network_fit_keeps_batch_norm_statistics_still():
+    # keras #20285: `training=False` at call time would not have been enough for this.
+    network = build_network(BACKBONES["mobilenetv2"], 3, 32)
+    network.model.compile("sgd", "sparse_categorical_crossentropy")
+    norm = network.model.get_layer("block_14_project_BN")
+    before = norm.moving_mean.numpy().copy()
+    network.model.fit(photographs(6), np.arange(6) % 3, verbose=0)
+    np.testing.assert_array_equal(norm.moving_mean.numpy(), before)
+
+
+def test_batch_norm_asked_to_move_does_so_behind_the_boundary_alone():
+    network = build_network(BACKBONES["mobilenetv2"], 3, 32, update_batch_norm=True)
+    names = ("block_2_project_BN", "block_14_project_BN")
+    means = [network.model.get_layer(name).moving_mean for name in names]
+    before = [np.array(mean) for mean in means]
+    network.tail.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    network.tail.train_on_batch(network.prefix.predict_on_batch(photographs(6)), np.arange(6) % 3)
+    moved = [
+        np.abs(np.array(mean) - old).max() > 0 for mean, old in zip(means, before, strict=True)
+    ]
+    assert moved == [False, True]
+
+
+def test_from_scratch_everything_is_trained():
+    network = build_network(BACKBONES["mobilenetv2"], 3, 32, frozen=False)
+    norm = network.model.get_layer("block_14_project_BN")
+    before = norm.moving_mean.numpy().copy()
+    network.tail.compile("sgd", "sparse_categorical_crossentropy")
+    network.tail.fit(photographs(6), np.arange(6) % 3, verbose=0)
+    assert network.prefix is None
+    assert len(network.tail.non_trainable_variables) == 2 * 52  # the statistics of 52 BatchNorms
+    assert np.abs(norm.moving_mean.numpy() - before).max() > 0
+
+
+def test_head_answers_in_float32_under_mixed_precision():
+    with runtime.dtype_policy("mixed_bfloat16"):
+        network = build_network(BACKBONES["mobilenetv2"], 3, 32)
+    assert network.prefix.output.dtype == "bfloat16"
+    assert network.model.output.dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@every_backbone
+def test_urls_and_checksums_are_those_of_keras(backbone):
+    import inspect
+
+    from keras.src.applications import mobilenet_v2, resnet, vgg16
+
+    source = {"vgg16": vgg16, "resnet50": resnet, "mobilenetv2": mobilenet_v2}[backbone.key]
+    text = inspect.getsource(source)
+    published = {
+        "vgg16": vgg16.WEIGHTS_PATH_NO_TOP,
+        "resnet50": resnet.BASE_WEIGHTS_PATH
+        + "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "mobilenetv2": mobilenet_v2.BASE_WEIGHT_PATH
+        + "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+    }
+    assert backbone.weights_url == published[backbone.key]
+    assert backbone.weights_md5 is None or backbone.weights_md5 in text
+
+
+def test_unknown_backbone_lists_the_known_ones():
+    assert backbone_by_name("ResNet50") is BACKBONES["resnet50"]
+    with pytest.raises(InputError, match=r"'alexnet'.*VGG16, ResNet50, MobileNetV2"):
+        backbone_by_name("alexnet")

@@ -1,0 +1,193 @@
+import hashlib
+import http.server
+import threading
+from dataclasses import replace
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+from keras.src.legacy.saving import legacy_h5_format
+
+from fruitveg_tl.models import quantisation, weights
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.utils.errors import InputError
+
+MOBILENET = BACKBONES["mobilenetv2"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A true MobileNetV2 weights file with known values."""
+    model = MOBILENET.constructor(weights=None, include_top=False, input_shape=(32, 32, 3))
+    file = tmp_path_factory.mktemp("weights") / "mine.weights.h5"
+    model.save_weights(file)
+    return file
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serve a folder on this machine; yields (folder, address, list of requested paths)."""
+    asked = []
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Handler, directory=folder)
+    ) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{httpd.server_port}", asked
+        httpd.shutdown()
+
+
+def served(backbone, address, content: bytes | None = None):
+    md5 = hashlib.md5(content).hexdigest() if content else None
+    url = f"{address}/{backbone.weights_name}"
+    return replace(backbone, weights_url=url, weights_md5=md5)
+
+
+def first_kernel(path):
+    with h5py.File(path) as content:
+        return content["layers/conv2d/vars/0"][:]
+
+
+def test_explicit_file_is_loaded_and_named_by_its_hash(home, file):
+    source = weights.resolve(MOBILENET, str(file))
+    np.testing.assert_array_equal(source.values[0], first_kernel(file))
+    assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert source.source == source.file == "mine.weights.h5"
+
+
+def test_folder_comes_before_keras(home, file, tmp_path, monkeypatch):
+    name = "mobilenet_v2_imagenet_notop.weights.h5"
+    (tmp_path / name).write_bytes(file.read_bytes())
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(weights, "_keras_file", lambda backbone: pytest.fail("asked Keras"))
+    assert weights.resolve(MOBILENET).file == name
+
+
+def test_download_is_checked_cached_and_not_repeated(home, server):
+    folder, address, asked = server
+    model = BACKBONES["vgg16"].constructor(weights=None, include_top=False)
+    published = folder / BACKBONES["vgg16"].weights_name
+    with h5py.File(published, "w") as target:  # Keras publishes its weights in the old format
+        legacy_h5_format.save_weights_to_hdf5_group(target, model)
+    backbone = served(BACKBONES["vgg16"], address, published.read_bytes())
+    first, second = weights.resolve(backbone), weights.resolve(backbone)
+    assert first.source == "ImageNet, Keras" and first.digest == second.digest
+    np.testing.assert_array_equal(first.values[0], model.get_weights()[0])
+    assert len(asked) == 1
+
+
+def test_wrong_bytes_from_the_server_are_refused(home, server):
+    folder, address, _ = server
+    backbone = served(BACKBONES["vgg16"], address, b"the right content")
+    (folder / backbone.weights_name).write_bytes(b"something else")
+    with pytest.raises(weights.Unreachable, match=r"VGG16.*FRUITVEG_WEIGHTS"):
+        weights.resolve(backbone)
+
+
+@pytest.mark.parametrize("content", [b"", b"an error page", "half"])
+@pytest.mark.reliability("downloads that fail, then work")
+def test_a_damaged_file_without_a_checksum_does_not_stay_in_the_cache(home, server, file, content):
+    """Keras publishes none for MobileNetV2, so that only reading shows the damage."""
+    folder, address, _ = server
+    backbone = served(MOBILENET, address)
+    whole = file.read_bytes()
+    # Keras reads a weights file by the ending of its name; this one is stored in its new format.
+    backbone = replace(backbone, weights_url=f"{address}/mobilenet.weights.h5")
+    published = folder / "mobilenet.weights.h5"
+    published.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(InputError, match="removed from Keras' cache"):
+        weights.resolve(backbone)
+    published.write_bytes(whole)
+    np.testing.assert_array_equal(weights.resolve(backbone).values[0], first_kernel(file))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", None])
+def test_no_server_or_no_file_gives_one_line_with_the_ways_out(home, server, address):
+    with pytest.raises(weights.Unreachable) as caught:
+        weights.resolve(served(MOBILENET, address or server[1]))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "FRUITVEG_WEIGHTS" in message and "--weights random" in message
+
+
+@pytest.fixture
+def shipped(home):
+    """What the project ships, here with known values."""
+    values = MOBILENET.constructor(weights=None, include_top=False).get_weights()
+    quantisation.save(weights.embedded_file(MOBILENET), values)
+    return quantisation.load(weights.embedded_file(MOBILENET))
+
+
+def test_without_a_server_what_is_shipped_is_used_and_named(shipped):
+    found = weights.resolve(served(MOBILENET, "http://127.0.0.1:9"))
+    assert found.source == weights.EMBEDDED == "source: Tiny ImageNet, in-house"
+    assert found.file == "mobilenetv2_tiny_imagenet_notop.npz"
+    for one, other in zip(found.values, shipped, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert weights.resolve(MOBILENET, "embedded").digest == found.digest
+
+
+def test_what_keras_publishes_comes_before_what_is_shipped(shipped, server, file):
+    folder, address, _ = server
+    (folder / "mobilenet.weights.h5").write_bytes(file.read_bytes())
+    backbone = replace(MOBILENET, weights_url=f"{address}/mobilenet.weights.h5", weights_md5=None)
+    assert weights.resolve(backbone).source == "ImageNet, Keras"
+
+
+def test_a_rounded_file_of_another_backbone_is_refused(shipped):
+    file = weights.embedded_file(MOBILENET)
+    with pytest.raises(InputError, match=r"notop\.npz: not weights of VGG16"):
+        weights.resolve(BACKBONES["vgg16"], str(file))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not weights of MobileNetV2"):
+        weights.resolve(MOBILENET, "embedded")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
+def test_the_project_ships_every_backbone_with_its_card(backbone):
+    file = weights.embedded_file(backbone)
+    card = weights.card(backbone)
+    assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert card["backbone"] == backbone.name and "non-commercial" in card["licence"]
+    assert 5 / 202 < card["held_out_accuracy_rounded"] < 1  # five times what guessing gives
+    assert weights.resolve(backbone, "embedded").sha256 == card["sha256"]
+
+
+def test_random_is_seeded_and_says_so(home):
+    one, same, other = (weights.resolve(MOBILENET, "random", seed) for seed in (0, 0, 1))
+    assert one.source == weights.RANDOM == "random initialisation, not transfer"
+    assert one.sha256 is None and one.file is None
+    assert one.digest == same.digest != other.digest
+
+
+def test_files_that_cannot_be_used(home, file, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no such weights file"):
+        weights.resolve(MOBILENET, str(tmp_path / "absent.h5"))
+    (tmp_path / "text.h5").write_text("hello")
+    with pytest.raises(InputError, match=r"text\.h5: not weights of MobileNetV2"):
+        weights.resolve(MOBILENET, str(tmp_path / "text.h5"))
+    with pytest.raises(InputError, match=r"mine\.weights\.h5: not weights of VGG16"):
+        weights.resolve(BACKBONES["vgg16"], str(file))
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        weights.resolve(MOBILENET)
+
+
+@pytest.mark.parametrize("key", BACKBONES)
+def test_random_weights_carry_the_signal_to_the_last_layer(home, key):
+    backbone = BACKBONES[key]
+    rng = np.random.default_rng(0)
+    photographs = rng.integers(0, 256, (24, 1, 1, 3)) + rng.normal(0, 20, (24, 48, 48, 3))
+    values = weights.settle(backbone, weights.resolve(backbone, "random").values, photographs)
+    model = backbone.constructor(weights=None, include_top=False, input_shape=(48, 48, 3))
+    model.set_weights(values)
+    features = model.predict_on_batch(backbone.preprocess_input(photographs.copy())).mean((1, 2))
+    assert 0.01 < features.std() < 1000
+    assert np.linalg.matrix_rank(features, tol=1e-3 * np.abs(features).max()) > 3

@@ -1,0 +1,80 @@
+import pandas as pd
+import pytest
+
+from fruitveg_tl import results
+from fruitveg_tl.models.weights import EMBEDDED, RANDOM
+from fruitveg_tl.reporting import notebook
+from fruitveg_tl.utils.errors import InputError
+
+
+def test_the_notebook_chooses_unless_the_environment_does(monkeypatch):
+    for name in ("DATASET", "LABELS", "SEEDS", "SIZE", "VIEWS"):
+        monkeypatch.delenv(f"FRUITVEG_{name}", raising=False)
+    study = notebook.choose(dataset="grocery", seeds=(1, 2), size=96)
+    assert (study.name, study.size, study.seeds) == ("grocery", 96, (1, 2))
+    monkeypatch.setenv("FRUITVEG_DATASET", "sample")
+    study = notebook.choose(dataset="grocery", seeds=(1, 2), size=96)
+    assert (study.size, study.seeds) == (64, (0,))  # the sample's own profile
+    monkeypatch.setenv("FRUITVEG_DATASET", "fruits-veges")
+    assert notebook.choose(dataset="grocery", size=96).size == 224
+    monkeypatch.setenv("FRUITVEG_SIZE", "48")
+    monkeypatch.setenv("FRUITVEG_SEEDS", "3 4")
+    monkeypatch.setenv("FRUITVEG_LABELS", "fine")
+    study = notebook.choose(dataset="grocery")
+    assert (study.size, study.seeds, study.labels) == (48, (3, 4), "fine")
+
+
+def test_finished_runs_are_used_and_a_lost_network_is_trained_again(finished, quick):
+    study = notebook.choose(
+        quick.dataset, size=32, views=1, batch_size=8, probe_epochs=3, finetune_epochs=2,
+        weights="random",
+    )  # fmt: skip
+    assert study.run("vgg16") == [finished.name]
+    (finished / "model.keras").unlink()
+    before = (finished / "metrics.json").read_bytes()
+    assert study.run("vgg16") == [finished.name]
+    assert not (finished / "model.keras").exists()
+    assert study.run("vgg16", network=True) == [finished.name]
+    assert (finished / "model.keras").exists()
+    assert (finished / "metrics.json").read_bytes() == before
+
+
+def test_a_run_is_read_back_whole(finished):
+    run = results.load(finished.name)
+    assert run.label == "VGG16, random initialisation, not transfer"
+    assert list(run.scores) == ["linear probe", "fine-tuned"]
+    answers = run.probabilities["fine-tuned"]
+    assert answers.shape == (len(run.labels), len(run.classes))
+    assert (answers.argmax(1) == run.labels).mean() == pytest.approx(
+        run.scores["fine-tuned"]["accuracy"]
+    )
+    with pytest.raises(InputError, match="no finished run here"):
+        results.load("nothing")
+
+
+def test_tables_are_markdown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
+    notebook.table(pd.DataFrame({"F1": [0.12345]}, index=["kiwi"]))
+    assert "| kiwi | 0.123 |" in shown[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (RANDOM, "Not transfer"),
+        (EMBEDDED, "2 minutes of training, and put 7%"),
+        ("ImageNet, Keras", None),
+    ],
+)
+def test_makeshift_weights_are_said_loudly(finished, monkeypatch, source, said):
+    shown = []
+    monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
+    start = {"seconds": 70, "start": None}
+    about = {"photographs": "some", "seconds": 50, "held_out_accuracy_rounded": 0.07}
+    about["start"] = start  # what it went on from counts
+    monkeypatch.setattr(notebook, "card", lambda backbone: about)
+    run = results.load(finished.name)
+    run.provenance["weights"]["source"] = source
+    notebook.caveat(run)
+    assert [said in text for text in shown] == ([True] if said else [])

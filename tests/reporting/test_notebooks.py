@@ -1,0 +1,181 @@
+"""The committed notebooks: clean, true to the results files, and executable anywhere."""
+
+import ast
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import nbformat
+import pytest
+from conftest import CLASSES, PROJECT, command, process_environment
+from playwright.sync_api import sync_playwright
+from pypdf import PdfReader
+
+from fruitveg_tl.reporting import notebook as shared
+
+FILES = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
+MODELS = [file for file in FILES if file.name[:2] in ("02", "03", "04")]
+CHAPTERS = ("The photographs", "VGG16", "ResNet50", "MobileNetV2", "Comparison and findings")
+
+
+def code_cells(file):
+    return [cell for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
+
+
+def markdown_outputs(cell):
+    return [o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", ())
+
+
+def test_there_are_five():
+    assert [file.name[:2] for file in FILES] == ["01", "02", "03", "04", "05"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_executed_in_order_without_errors_or_noise(file):
+    cells = code_cells(file)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        assert cell.source.strip()
+        assert not [o for o in cell.outputs if o.output_type in ("error", "stream")], cell.source
+        assert len(cell.source.splitlines()) <= 25
+    assert file.stat().st_size < 5_000_000
+
+
+def test_all_five_name_one_clean_commit_and_one_set_of_photographs():
+    facts = set()
+    for file in FILES:
+        text = "\n".join(text for cell in code_cells(file) for text in markdown_outputs(cell))
+        digest = re.search(r"\| SHA-256 +\| ([0-9a-f]{64}) \|", text)
+        commit = re.search(r"\| commit +\| ([0-9a-f]{40}) ", text)
+        assert digest and commit, file
+        facts.add((digest[1], commit[1]))
+    assert len(facts) == 1
+
+
+def test_prose_has_no_typed_results():
+    """Numbers in Markdown cells would not change with the results."""
+    for file in FILES:
+        for cell in nbformat.read(file, 4).cells:
+            if cell.cell_type == "markdown":
+                found = re.findall(r"\d+\.\d+|\d+(?= ?%)", cell.source)
+                assert not [n for n in found if n != "95"], cell.source
+
+
+def test_model_notebooks_differ_in_their_backbone_alone():
+    names = re.compile(r"VGG16|ResNet50|MobileNetV2|vgg16|resnet50|mobilenetv2")
+    sources = [
+        [names.sub("X", cell.source) for cell in nbformat.read(file, 4).cells] for file in MODELS
+    ]
+    different = [texts for texts in zip(*sources, strict=True) if len(set(texts)) > 1]
+    # What the backbone is, and the study's settings.
+    assert len(different) == 2
+
+
+@pytest.mark.parametrize("file", [*MODELS, FILES[-1]], ids=lambda file: file.stem)
+def test_numbers_are_those_of_the_results_files(file, monkeypatch):
+    """Run again, on the committed results alone, every cell that needs nothing else."""
+    shown = []
+    monkeypatch.setattr(shared, "display", lambda markdown: shown.append(markdown.data))
+    names = {}
+    compared = 0
+    for cell in code_cells(file):
+        if "runs" in tags(cell):
+            (names["done"],) = (ast.literal_eval(o.data["text/plain"]) for o in cell.outputs)
+        elif "results" in tags(cell):
+            shown.clear()
+            exec(cell.source, names)
+            assert shown == markdown_outputs(cell)
+            compared += len(shown)
+    assert compared >= 8
+
+
+def test_all_five_run_on_any_photographs(miniature):
+    home, environment = miniature
+    done = command("report", home=home, **environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    pdf, html = home / "report" / "report.pdf", home / "report" / "report.html"
+    assert done.stdout.splitlines()[-2:] == [str(pdf), str(html)]
+    pages = PdfReader(pdf).pages
+    text = "\n".join(page.extract_text() for page in pages)
+    sections = ("Class balance", "Confusion matrix", "Where the network looked", "Findings")
+    for heading in (*CHAPTERS, *sections, *CLASSES):
+        assert heading in text
+    for source in ("source: Tiny ImageNet, in-house", "random initialisation, not transfer"):
+        assert source in re.sub(r"\s+", " ", text)
+    figures = sorted(path.name for path in (home / "figures" / "photographs").iterdir())
+    assert len(figures) >= 20 and "vgg16-confusion.png" in figures
+    assert sum(len(page.images) for page in pages) >= len(figures)
+
+
+def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path):
+    """Open it in a browser, choose Run All, wait for the last cell."""
+    chromium = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no Chromium here; «apt-get install chromium», or set CHROMIUM_PATH")
+    home, environment = miniature
+    file = home / "notebooks" / "05_comparison.ipynb"
+    with jupyterlab(home, environment) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(f"{address}/lab/tree/{file.name}?token=test", timeout=60_000)
+        page.wait_for_selector("text=Python 3", timeout=120_000)  # the kernel has been found
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        for _ in range(450):  # alone, it computes every run of the chapter first
+            page.wait_for_timeout(2000)
+            page.keyboard.press("Control+s")
+            cells = code_cells(file)
+            outputs = [output for cell in cells for output in cell.outputs]
+            failed = [output for output in outputs if output.output_type == "error"]
+            if failed or (all(cell.execution_count for cell in cells) and cells[-1].outputs):
+                break
+        page.screenshot(path=os.environ.get("JUPYTERLAB_SCREENSHOT", tmp_path / "lab.png"))
+        browser.close()
+    assert not failed
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert "photographs" in str(outputs)
+
+
+@contextmanager
+def jupyterlab(home, environment):
+    """Serve JupyterLab below `home`; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "ServerApp.port": port,
+        "ServerApp.open_browser": False,
+        "ServerApp.root_dir": home / "notebooks",
+        "ServerApp.allow_root": True,
+        "IdentityProvider.token": "test",
+        "LabApp.news_url": None,
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *(f"--{k}={v}" for k, v in options.items())],
+        env=process_environment(home, **environment),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api?token=test")
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -1,0 +1,73 @@
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from pypdf import PdfReader
+
+from fruitveg_tl.config import PATHS
+from fruitveg_tl.reporting import report
+from fruitveg_tl.utils.errors import InputError
+
+FIGURE = """
+from matplotlib.figure import Figure
+from IPython.display import Image, Markdown, display
+import sys
+figure = Figure(figsize=(3, 2))
+figure.subplots().plot([1, 2])
+figure.savefig("f.png")
+display(Image(filename="f.png"))
+display(Markdown("Accuracy is **0.123**, $x^2$ < 3."))
+print("I0000 00:00 port.cc:153] oneDNN", file=sys.stderr)
+"""
+
+
+def write(file, *cells):
+    nbformat.write(new_notebook(cells=list(cells)), file)
+    return file
+
+
+@pytest.fixture
+def chapters(tmp_path):
+    table = "| a | b |\n|---|---|\n| 1 | kiwi |"
+    return [
+        write(
+            tmp_path / "01_one.ipynb",
+            new_markdown_cell("# First chapter\n\n## A section"),
+            new_code_cell(FIGURE),
+        ),
+        write(tmp_path / "02_two.ipynb", new_markdown_cell(f"# Second chapter\n\n{table}")),
+    ]
+
+
+def test_chapters_are_executed_and_bound(chapters, tmp_path):
+    target = tmp_path / "out" / "01_one.ipynb"
+    report.execute(chapters[0], target)
+    cell = nbformat.read(target, 4).cells[1]
+    assert cell.execution_count == 1
+    assert [output.output_type for output in cell.outputs] == ["display_data"] * 2
+    assert not nbformat.read(chapters[0], 4).cells[1].outputs
+
+    pdf, html = report.export([target, chapters[1]], tmp_path / "out")
+    pages = PdfReader(pdf).pages
+    text = "\n".join(page.extract_text() for page in pages)
+    assert report.TITLE.split()[0] in pages[0].extract_text()
+    for expected in ("Contents", "First chapter", "A section", "Second chapter", "0.123", "kiwi"):
+        assert expected in text
+    assert "savefig" not in text and "oneDNN" not in text
+    assert sum(len(page.images) for page in pages) == 1
+    content = html.read_text()
+    assert "data:image/png;base64" in content and "Second chapter" in content
+    assert 'src="http' not in content
+
+
+def test_a_failing_cell_is_named_and_nothing_is_overwritten(tmp_path):
+    source = write(tmp_path / "01_bad.ipynb", new_code_cell("1 / 0"))
+    before = source.read_bytes()
+    with pytest.raises(InputError, match=r"01_bad\.ipynb: a cell failed: ZeroDivisionError"):
+        report.execute(source, source)
+    assert source.read_bytes() == before
+
+
+def test_without_notebooks_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(PATHS, "root", tmp_path)
+    with pytest.raises(InputError, match="no notebooks here"):
+        report.report(tmp_path / "report")

@@ -1,0 +1,281 @@
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from processes import contents, finish, start
+
+from fruitveg_tl import config, results
+from fruitveg_tl import run as steps
+from fruitveg_tl.data.registry import load
+from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.models import backbones, weights
+from fruitveg_tl.predict import newest_run, predict
+from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.utils.errors import InputError
+
+
+def test_results_hold_together(finished, quick):
+    dataset = load(quick.dataset)
+    test = pd.read_csv(finished / "test.csv")
+    rows = dataset.rows("test")
+    assert test["path"].tolist() == dataset.index["path"][rows].tolist()
+    scores = json.loads((finished / "metrics.json").read_text())
+    assert list(scores) == ["fine-tuned", "linear probe"]
+    for stage, file in (("linear probe", "linear-probe"), ("fine-tuned", "fine-tuned")):
+        stored = np.load(finished / f"probabilities-{file}.npy")
+        assert stored.shape == (len(rows), 3)
+        assert scores[stage] == metrics.evaluate(dataset.labels[rows], stored)
+    history = pd.read_csv(finished / "history.csv")
+    assert history["stage"].unique().tolist() == ["linear probe", "fine-tuned"]
+    assert (history.groupby("stage").size() <= 3).all()
+    provenance = json.loads((finished / "provenance.json").read_text())
+    assert provenance["dataset"]["sha256"] == dataset.digest
+    assert provenance["dataset"]["photographs"] == dataset.split_sizes()
+    assert provenance["weights"]["source"] == weights.RANDOM
+    assert provenance["environment"]["libraries"]["keras"] == keras.__version__
+    assert provenance["environment"]["commit"] and provenance["environment"]["cores"]
+    assert provenance["trained_parameters"]["linear probe"] == 512 * 3 + 3
+    assert 0 < provenance["interpolation"]["share"] <= 1
+    assert json.loads((finished / "config.json").read_text())["finetune_rate"] == 1e-4
+    assert {"frozen", "linear probe", "fine-tuned"} <= set(provenance["seconds"])
+
+
+def test_saved_network_gives_the_stored_probabilities_from_raw_photographs(home, quick):
+    # The network is stored in float32; what bfloat16 in the frozen part changes, precision.py says.
+    finished = train_and_evaluate(quick, precision="float32")
+    dataset = load(quick.dataset)
+    rows = dataset.rows("test")
+    model = keras.saving.load_model(finished / "model.keras")
+    answers = model.predict(dataset.pixels(32)[rows].astype(np.float32), verbose=0)
+    stored = np.load(finished / "probabilities-fine-tuned.npy")
+    np.testing.assert_allclose(answers, stored, atol=2e-3)  # stored activations are float16
+
+
+def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch):
+    trained, fit = {}, steps.fit_resumable
+
+    def spy(model, *arguments):
+        trained[arguments[-1]] = {layer.compute_dtype for layer in model.layers}
+        return fit(model, *arguments)
+
+    monkeypatch.setattr(steps, "fit_resumable", spy)
+    folder = train_and_evaluate(quick, precision="mixed_bfloat16")
+    assert trained["fine-tuned"] == {"bfloat16", "float32"}  # the head's softmax
+    model = keras.saving.load_model(folder / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    dataset = load(quick.dataset)
+    pixels = dataset.pixels(32)[dataset.rows("test")].astype(np.float32)
+    stored = np.load(folder / "probabilities-fine-tuned.npy")
+    assert np.abs(model.predict(pixels, verbose=0) - stored).mean() < 0.05
+
+
+def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypatch):
+    alone = train_and_evaluate(replace(quick, finetune_epochs=1), precision="float32")
+    starts, ends, kept = [], [], []
+    fit, answer = steps.fit_resumable, steps.predict
+
+    def spy_on_training(model, *arguments):
+        starts.append(model.get_weights())
+        history = fit(model, *arguments)
+        ends.append(model.get_weights())
+        return history
+
+    def spy_on_answers(model, batches):
+        kept.append(model.get_weights())
+        return answer(model, batches)
+
+    monkeypatch.setattr(steps, "fit_resumable", spy_on_training)
+    monkeypatch.setattr(steps, "predict", spy_on_answers)
+    folder = train_and_evaluate(replace(quick, finetune_epochs=1, soup=2), precision="float32")
+    assert folder != alone
+    _, first, second = ends  # after the probe
+    assert all(np.array_equal(a, b) for a, b in zip(*starts[1:], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    for mean, a, b in zip(kept[0], first, second, strict=True):
+        np.testing.assert_allclose(mean, (a + b) / 2, rtol=1e-6, atol=1e-8)
+    tuned, one = (
+        pd.read_csv(run / "history.csv").query("stage == 'fine-tuned'") for run in (folder, alone)
+    )
+    assert len(tuned) == 2 and tuned["loss"].iloc[0] == one["loss"].iloc[0]
+    assert results.load(folder).provenance["interpolation"] is None
+    table = results.table(results.read())
+    assert set(table["Stage"]) == {"linear probe", "fine-tuned", "fine-tuned, soup 2"}
+
+
+def test_a_soup_stopped_in_its_second_training_ends_like_an_undisturbed_one(
+    home, quick, monkeypatch
+):
+    soup = replace(quick, soup=2, balance=0.5, finetune_epochs=3, patience=1)
+    fit = steps.fit_resumable
+    whole = contents(train_and_evaluate(soup))
+
+    def stopped(model, train, validation, epochs, patience, folder, what):
+        if what == "fine-tuned, 2 of 2":
+            fit(model, train, validation, 1, patience, folder, what)
+            raise KeyboardInterrupt
+        return fit(model, train, validation, epochs, patience, folder, what)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(steps, "fit_resumable", stopped)
+        train_and_evaluate(soup, force=True)
+    folder = train_and_evaluate(soup, force=True)
+    assert contents(folder) == whole
+    tuned = pd.read_csv(folder / "history.csv").query("stage == 'fine-tuned'")
+    assert tuned["epoch"].tolist() == [0, 1, 2, 0, 1, 2]  # each to its last epoch
+
+
+def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
+    whole, cropped = train_and_evaluate(quick), train_and_evaluate(replace(quick, crop=0.5))
+    photograph = load(quick.dataset).root / results.load(cropped).test["path"][0]
+    stored = [results.load(run).probabilities["fine-tuned"][0] for run in (whole, cropped)]
+    for run, expected in zip((whole, cropped), stored, strict=True):
+        answer = predict([photograph], run)[0][results.load(run).classes]
+        np.testing.assert_allclose(answer, expected, atol=0.02)
+    assert np.abs(stored[0] - stored[1]).max() > 1e-4
+
+
+def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
+    stamp = (finished / "metrics.json").stat().st_mtime_ns
+    assert train_and_evaluate(quick) == finished
+    assert (finished / "metrics.json").stat().st_mtime_ns == stamp
+    before = contents(finished)
+    assert train_and_evaluate(quick, force=True) == finished
+    assert (finished / "metrics.json").stat().st_mtime_ns > stamp
+    assert contents(finished) == before  # the same seed gives the same numbers
+
+
+def test_seed_photographs_and_settings_make_other_runs(finished, quick):
+    others = {
+        train_and_evaluate(replace(quick, **change))
+        for change in ({"seed": 1}, {"probe_rate": 0.01})
+    }
+    folder = Path(quick.dataset) / "test" / "apple"
+    (folder / "0.jpg").write_bytes((folder / "1.jpg").read_bytes())
+    assert len(others | {finished, train_and_evaluate(quick)}) == 4
+
+
+def test_scratch_trains_everything_and_never_transfers(home, quick):
+    folder = train_and_evaluate(replace(quick, strategy="scratch", weights="auto"))
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["weights"]["source"] == weights.RANDOM
+    assert provenance["trained_parameters"]["scratch"] > 14_000_000
+    assert list(json.loads((folder / "metrics.json").read_text())) == ["scratch"]
+
+
+def test_choosing_never_sees_the_test_split(home, quick):
+    """Other test photographs must leave training as it is, to the last digit."""
+    first = train_and_evaluate(quick)
+    for file in (Path(quick.dataset) / "test").rglob("*.jpg"):
+        file.write_bytes((Path(quick.dataset) / "train" / "apple" / "0.jpg").read_bytes())
+    second = train_and_evaluate(quick)
+    assert first != second
+    assert (first / "history.csv").read_bytes() == (second / "history.csv").read_bytes()
+
+
+def test_the_way_weights_were_asked_for_does_not_make_another_run(
+    home, quick, tmp_path, monkeypatch
+):
+    file = tmp_path / "vgg16_imagenet_notop.weights.h5"
+    backbones.BACKBONES["vgg16"].constructor(weights=None, include_top=False).save_weights(file)
+    first = train_and_evaluate(replace(quick, weights=str(file)))
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", str(tmp_path))
+    assert train_and_evaluate(replace(quick, weights="auto")) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strategy": "magic"}, "unknown strategy"),
+        ({"size": 16}, "at least 32"),
+        ({"finetune_epochs": 0}, "at least one epoch"),
+        ({"soup": 0}, "at least one training"),
+        ({"soup": 2, "strategy": "scratch"}, "from scratch there is none"),
+        ({"balance": 2.0}, "between 0 and 1"),
+        ({"crop": 0.0}, "above 0"),
+        ({"backbone": "alexnet"}, "unknown backbone"),
+    ],
+)
+def test_settings_that_make_no_sense(home, quick, change, message):
+    with pytest.raises(InputError, match=message):
+        train_and_evaluate(replace(quick, **change))
+
+
+# Each marker is something on disk that shows that a step is under way or has just ended.
+MOMENTS = {
+    "decode": "data/cache/pixels/.*",
+    "frozen part": "data/cache/activations/*/.*",
+    "between views": "data/cache/activations/*/plain.json",
+    "linear probe": "data/cache/runs/*/linear probe/state",
+    "fine-tuning": "data/cache/runs/*/fine-tuned/state",
+    "results": "data/results/.*",
+}
+
+
+def test_killed_in_every_step_a_run_ends_with_the_same_results(home, quick, tmp_path):
+    whole = finish(tmp_path / "whole", quick)
+    other = tmp_path / "other home"
+    killed = []
+    for moment, marker in MOMENTS.items():
+        process, _ = start(other, quick)
+        while process.is_alive() and not any(other.glob(marker)):
+            time.sleep(0.001)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(moment)
+        process.join()
+    assert killed == list(MOMENTS)
+    assert finish(other, quick) == whole
+
+
+def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finished, quick):
+    changes = [
+        {"per_class": 2, "probe_first": False},
+        {"divide_by_255": True, "resplit": True, "views": 0},
+    ]
+    direct, resplit = (
+        results.load(train_and_evaluate(replace(quick, **change))) for change in changes
+    )
+    assert len({finished, direct.folder, resplit.folder}) == 3
+    assert direct.provenance["dataset"]["photographs"]["train"] == 6
+    assert list(direct.scores) == ["fine-tuned"]
+    assert resplit.provenance["dataset"]["name"] == "photographs-resplit"
+    runs = results.read()
+    stages = set(results.table(runs)["Stage"])
+    assert "fine-tuned, per_class 2, probe_first False" in stages
+    assert "fine-tuned, resplit True, divide_by_255 True, views 0" in stages
+    filled = results.fill("<!-- results photographs --><!-- /results -->", runs)
+    assert "per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
+    assert results.load(finished).config.to_dict().keys().isdisjoint(config.DEPARTURES)
+    assert newest_run() == finished
+
+
+def test_few_photographs_come_from_every_class_alike_and_from_the_seed(home, quick):
+    dataset = load(quick.dataset)
+
+    def learnt(**changes):
+        return steps._Run(replace(quick, **changes), dataset, None, None, None, None).learnt
+
+    some = learnt(per_class=3)
+    labels = dataset.labels[dataset.rows("train")]
+    assert np.bincount(labels[some]).tolist() == [3, 3, 3]
+    assert some.tolist() == learnt(per_class=3).tolist() != learnt(per_class=3, seed=1).tolist()
+    assert learnt().tolist() == learnt(per_class=99).tolist() == list(range(24))
+    with pytest.raises(InputError, match="at least one photograph"):
+        train_and_evaluate(replace(quick, per_class=0))
+
+
+def test_validation_answers_are_kept_beside_the_test_answers(finished, quick):
+    dataset = load(quick.dataset)
+    rows = dataset.rows("val")
+    labels, answers = results.load(finished).validation("fine-tuned")
+    np.testing.assert_array_equal(labels, dataset.labels[rows])
+    assert answers.shape == (len(rows), 3)
+    kept = results.load(finished).provenance["interpolation"]["val_loss"]
+    assert metrics.evaluate(labels, answers)["loss"] == pytest.approx(kept, rel=1e-3)

@@ -1,0 +1,92 @@
+import keras
+import numpy as np
+import pytest
+
+from fruitveg_tl.data.augmentation import augmenter
+from fruitveg_tl.models.backbones import BACKBONES, build_network
+from fruitveg_tl.training.features import BATCH, activations_key, compute_activations
+from fruitveg_tl.utils.errors import InputError
+
+N = BATCH + 8  # more than one batch, the last one smaller
+TRAIN = np.arange(0, N, 1)[3:]
+
+
+@pytest.fixture
+def pixels():
+    rng = np.random.default_rng(0)
+    colours, noise = rng.integers(0, 216, (N, 1, 1, 3)), rng.integers(0, 40, (N, 32, 32, 3))
+    return (colours + noise).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return build_network(BACKBONES["vgg16"], 3, 32)
+
+
+def test_stored_activations_are_those_of_the_frozen_part(pixels, network, tmp_path):
+    found = compute_activations(pixels, TRAIN, network.prefix, network.pool, 2, tmp_path / "a")
+    expected = network.prefix.predict(pixels.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(found.plain, expected, rtol=2e-3, atol=1e-3 * expected.max())
+    pooled = network.pool.predict(found.plain.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(found.pooled_plain, pooled, rtol=2e-3, atol=1e-3 * pooled.max())
+    assert [view.shape for view in found.views] == [(len(TRAIN), *expected.shape[1:])] * 2
+    # Every row of a view belongs to its photograph: on average nearer to it than to others.
+    ours = found.pooled_plain[TRAIN]
+    for view in found.pooled_views:
+        apart = [np.abs(view - np.roll(ours, shift, 0)).mean() for shift in (0, 1, 7)]
+        assert apart[0] < 0.9 * min(apart[1:])
+
+
+def test_views_differ_from_each_other_and_are_the_same_next_time(pixels, network, tmp_path):
+    arguments = (pixels, TRAIN, network.prefix, network.pool, 2)
+    first = compute_activations(*arguments, tmp_path / "a")
+    assert np.abs(first.views[0].astype(np.float32) - first.views[1]).max() > 0
+    again = compute_activations(*arguments, tmp_path / "b")
+    for one, other in zip(first.views, again.views, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_on_disk_is_reused_and_only_missing_views_are_added(pixels, network, tmp_path):
+    first = compute_activations(pixels, TRAIN, network.prefix, network.pool, 1, tmp_path / "a")
+    assert not first.reused
+    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").iterdir()}
+    more = compute_activations(pixels, TRAIN, network.prefix, network.pool, 2, tmp_path / "a")
+    assert not more.reused and len(more.views) == 2
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
+    last = compute_activations(pixels, TRAIN, network.prefix, network.pool, 2, tmp_path / "a")
+    assert last.reused and last.seconds == pytest.approx(more.seconds)
+
+
+def test_without_a_prefix_the_pixels_themselves_are_kept(pixels, tmp_path):
+    found = compute_activations(pixels, TRAIN, None, None, 1, tmp_path / "a")
+    np.testing.assert_array_equal(found.plain, pixels)
+    assert found.views[0].dtype == np.uint8 and found.pooled_plain is None
+    assert (found.views[0] != pixels[TRAIN]).mean() > 0.3
+
+
+def test_values_too_large_for_float16_are_refused_and_nothing_is_left(pixels, tmp_path):
+    broken = build_network(BACKBONES["vgg16"], 3, 32)
+    broken.prefix.set_weights([w * 100 for w in broken.prefix.get_weights()])
+    with pytest.raises(InputError, match="not finite"):
+        compute_activations(pixels, TRAIN, broken.prefix, broken.pool, 0, tmp_path / "a")
+    assert not list((tmp_path / "a").glob("*.npy"))
+
+
+def test_augmentation_is_seeded_keeps_the_range_and_changes_with_every_batch(pixels):
+    x = pixels[:8].astype(np.float32)
+    one, two = augmenter(7), augmenter(7)
+    first = np.asarray(one(x, training=True))
+    np.testing.assert_array_equal(first, np.asarray(two(x, training=True)))
+    assert first.shape == x.shape and first.min() >= 0 and first.max() <= 255
+    assert np.abs(first - np.asarray(one(x, training=True))).mean() > 1
+    np.testing.assert_array_equal(np.asarray(one(x, training=False)), x)
+
+
+def test_one_process_finds_again_what_it_stored(monkeypatch):
+    asked = "pixels", "vgg16", "weights", "float32"
+    keys = {activations_key(*asked) for _ in range(3)}
+    assert len(keys) == 1
+    assert activations_key("pixels", "vgg16", "other weights", "float32") not in keys
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    assert activations_key(*asked) not in keys

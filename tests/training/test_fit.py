@@ -1,0 +1,173 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from fruitveg_tl.training.fit import (
+    Batches,
+    balanced_crossentropy,
+    best_epoch,
+    fit_resumable,
+    interpolate,
+    run_epoch,
+)
+
+N, WIDTH = 40, 6
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, WIDTH)).astype(np.float16)
+    return x, (x[:, 0] > 0).astype(int)
+
+
+def fresh_model():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((WIDTH,)), keras.layers.Dense(2, "softmax")])
+    rate = keras.optimizers.schedules.CosineDecay(0.01, 60)
+    model.compile(
+        keras.optimizers.AdamW(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    return model
+
+
+def fit(data, folder, epochs=6, patience=6, stop_after=None, model=None):
+    x, y = data
+    rows = np.arange(N)
+
+    def batches(epoch):
+        if stop_after is not None and epoch >= stop_after:
+            raise KeyboardInterrupt
+        return Batches([x, x + 1], [rows, rows], y, 8, np.random.default_rng([0, epoch]))
+
+    model = model or fresh_model()
+    history = fit_resumable(
+        model, batches, Batches([x], [rows], y, 16), epochs, patience, folder, "test"
+    )
+    return model, [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def test_an_epoch_holds_every_photograph_once_with_its_own_label(data):
+    x, y = data
+    rows = np.arange(N)
+    batches = Batches([x, x + 100], [rows, rows], y, 7, np.random.default_rng(3))
+    drawn = [batches[i] for i in range(len(batches))]
+    values = np.concatenate([part for part, _ in drawn])
+    labels = np.concatenate([part for _, part in drawn])
+    assert len(values) == N and values.dtype == np.float32
+    from_second = values[:, 0] > 50
+    assert 0 < from_second.sum() < N
+    plain = np.where(from_second[:, None], values - 100, values)
+    order = [int(np.abs(x - row).sum(1).argmin()) for row in plain]
+    assert sorted(order) == list(range(N))
+    np.testing.assert_array_equal(labels, y[order])
+
+
+def test_epochs_differ_and_evaluation_keeps_the_order(data):
+    x, y = data
+    rows = np.arange(10, 20)
+    first, second = (
+        Batches([x], [rows], y[rows], 4, np.random.default_rng([0, epoch])) for epoch in (0, 1)
+    )
+    assert (first.order != second.order).any()
+    plain = Batches([x], [rows], y[rows], 4)
+    np.testing.assert_array_equal(
+        np.concatenate([plain[i][0] for i in range(len(plain))]), x[rows].astype(np.float32)
+    )
+
+
+def test_mixup_blends_photographs_and_labels_in_the_same_proportion(data):
+    x, y = data
+    rows, labels = np.arange(N), np.eye(2, dtype=np.float32)[y]
+    # One value per photograph that its label is a function of: the blend must keep that.
+    x = np.repeat(labels[:, 1:] * 10, WIDTH, axis=1)
+    batches = Batches([x], [rows], labels, 7, np.random.default_rng(3), mixup=0.4)
+    drawn = list(batches)
+    values, blended = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    np.testing.assert_allclose(values[:, 0], 10 * blended[:, 1], rtol=1e-5)
+    np.testing.assert_allclose(blended.sum(1), 1, rtol=1e-5)
+    assert ((blended > 0.01) & (blended < 0.99)).any()
+    again = Batches([x], [rows], labels, 7, np.random.default_rng(3), mixup=0.4)
+    np.testing.assert_array_equal(again[2][0], drawn[2][0])
+
+
+def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
+    x, y = data
+    validation = Batches([x], [np.arange(N)], y, 16)
+    model = fresh_model()
+    start, towards = [np.zeros_like(w) for w in model.get_weights()], np.zeros((WIDTH, 2))
+    towards[0] = [-1, 1]  # the label is the sign of the first value
+    for length, expected in ((1, 1.0), (30, 0.1)):  # too short a step is kept, too long is not
+        model.set_weights([length * towards, np.zeros(2)])
+        x[:3, 0] *= -1 if length == 30 else 1  # certain and wrong: a very high loss
+        found = interpolate(model, start, validation)
+        assert found["share"] == expected
+        assert found["val_loss"] == run_epoch(model, validation)["loss"]
+        np.testing.assert_allclose(model.get_weights()[0], expected * length * towards, rtol=1e-6)
+
+
+def test_a_balanced_loss_is_lowest_where_the_answers_leave_the_frequencies_out():
+    """With nothing to see, the best answer is the classes' shares: or, balanced, all alike."""
+    labels = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 3 + [2]]
+    frequencies = labels.sum(0)
+    for balance in (0.0, 0.5, 1.0):
+        loss = balanced_crossentropy(frequencies, balance)
+        best = frequencies ** (1 - balance) / (frequencies ** (1 - balance)).sum()
+        answers = [best, best + [0.05, -0.05, 0], best + [0, 0.05, -0.05], np.full(3, 1 / 3)]
+        losses = [
+            float(np.mean(loss(labels, np.tile(answer.astype(np.float32), (10, 1)))))
+            for answer in answers
+        ]
+        assert min(losses) == pytest.approx(losses[0], rel=1e-6)
+        shares = frequencies / 10
+        assert losses[0] == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-5)
+
+
+def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path):
+    model, history = fit(data, tmp_path / "whole")
+    for stop in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, tmp_path / "parts", stop_after=stop)
+    resumed, resumed_history = fit(data, tmp_path / "parts")
+    assert resumed_history == history and len(history) == 6
+    for one, other in zip(model.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_best_epoch_is_restored_and_patience_ends_training(data, tmp_path):
+    x, _ = data
+    noise = np.random.default_rng(5).integers(0, 2, N)  # nothing to learn: validation gets worse
+    model, history = fit((x, noise), tmp_path, epochs=40, patience=2)
+    best = best_epoch(history)
+    if len(history) < 40:
+        assert len(history) == best + 3
+    loss = model.evaluate(x.astype(np.float32), noise, verbose=0)[0]
+    assert loss == pytest.approx(history[best]["val_loss"], rel=1e-5)
+    assert history[best]["val_loss"] == min(record["val_loss"] for record in history)
+
+
+def test_without_patience_all_epochs_are_trained_and_the_last_is_kept(data, tmp_path):
+    x, y = data
+    rows = np.arange(N)
+    wrong = Batches([x], [rows], 1 - y, 16)  # what is learnt makes validation worse
+    model = fresh_model()
+    history = fit_resumable(
+        model, lambda epoch: Batches([x], [rows], y, 8), wrong, 5, None, tmp_path, "test"
+    )
+    assert len(history) == 5 and best_epoch(history) == 0
+    assert run_epoch(model, wrong)["loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-5)
+    assert history[-1]["val_loss"] > 1.001 * history[0]["val_loss"]
+
+
+def test_a_finished_phase_is_not_trained_again(data, tmp_path):
+    model, history = fit(data, tmp_path)
+    again, again_history = fit(data, tmp_path, stop_after=0)
+    assert again_history == history
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+
+
+def test_best_epoch_of_nothing():
+    assert best_epoch([]) == -1
+    assert best_epoch(json.loads('[{"val_loss": 2}, {"val_loss": 1}, {"val_loss": 1}]')) == 1
