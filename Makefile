@@ -25,7 +25,7 @@ run: setup       ## train and evaluate on DATASET (default: sample), skipping fi
 report: setup    ## execute all notebooks on DATASET (default: sample) and bind them into a PDF
 	FRUITVEG_DATASET=$(or $(DATASET),sample) $(BIN)/python -m fruitveg_tl report $(ARGS)
 
-notebooks: setup ## execute them in place, on the photographs they name, for committing
+notebooks: setup ## execute them in place, on the images they name, for committing
 	$(BIN)/python -m fruitveg_tl report --in-place
 
 test: setup      ## run the tests

@@ -1,6 +1,6 @@
-"""How time and memory grow with the photographs and with the classes.
+"""How time and memory grow with the images and with the classes.
 
-The drawn photographs of `sample` are handed out again and again to as many classes and files as
+The drawn images of `sample` are handed out again and again to as many classes and files as
 asked for; every size is trained in a process of its own. Memory is what the process holds for
 itself at its highest (RssAnon), looked at every 50 ms: pages of the mapped arrays belong to the
 page cache, which the system takes back when it needs to.
@@ -22,7 +22,7 @@ EPOCHS = 3
 
 
 def one(root: str) -> dict[str, float]:
-    """Train on a folder of photographs; return seconds and GiB."""
+    """Train on a folder of images; return seconds and GiB."""
     import keras  # noqa: F401 (in memory before the measurement begins)
 
     from fruitveg_tl import results
@@ -49,8 +49,8 @@ def _private_memory() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**20
 
 
-def _photographs(count: int, classes: int) -> Iterator[tuple[str, str, Path]]:
-    """Give three quarters of the photographs to train on, an eighth to each other split."""
+def _images(count: int, classes: int) -> Iterator[tuple[str, str, Path]]:
+    """Give three quarters of the images to train on, an eighth to each other split."""
     from fruitveg_tl.data import registry
 
     sample = registry.load("sample")
@@ -69,18 +69,18 @@ def main() -> None:
     if options.one:
         print(json.dumps(one(*json.loads(options.one))))
         return
-    from record import in_own_process, link_photographs, save
+    from record import in_own_process, link_images, save
 
     rows = []
-    for photographs, classes in SIZES:
+    for images, classes in SIZES:
         with tempfile.TemporaryDirectory() as root:
-            link_photographs(Path(root), _photographs(photographs, classes))
+            link_images(Path(root), _images(images, classes))
             start = time.perf_counter()
             found = in_own_process(__file__, [root])
             whole = time.perf_counter() - start
         rows.append(
             {
-                "Photographs": photographs,
+                "Images": images,
                 "Classes": classes,
                 "Decode (s)": f"{found['decode']:.1f}",
                 "Frozen part (s)": f"{found['frozen']:.1f}",

@@ -1,6 +1,6 @@
-"""Photographs a second: decoded and resized, and read again in later epochs.
+"""Images a second: decoded and resized, and read again in later epochs.
 
-Decoding takes every photograph to one size and the same square: by this package (checks and EXIF
+Decoding takes every image to one size and the same square: by this package (checks and EXIF
 included, a few threads), by Pillow and OpenCV on one thread, and by TensorFlow in tf.data. Later
 epochs read the package's mapped array in shuffled batches, against
 `image_dataset_from_directory`, which decodes again each time. The ways take turns, several rounds;
@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
-from record import link_photographs, save, span
+from record import link_images, save, span
 
 from fruitveg_tl.data import images, registry
 from fruitveg_tl.data.dataset import Dataset
@@ -49,10 +49,10 @@ def opencv(paths: list[Path]) -> None:
 
     cv2.setNumThreads(1)
     for path in paths:
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        side = min(picture.shape[:2])
-        top, left = ((length - side) // 2 for length in picture.shape[:2])
-        square = picture[top : top + side, left : left + side]
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        side = min(image.shape[:2])
+        top, left = ((length - side) // 2 for length in image.shape[:2])
+        square = image[top : top + side, left : left + side]
         cv2.resize(square, (SIZE, SIZE), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
 
 
@@ -60,10 +60,10 @@ def tf_data(paths: list[Path]) -> None:
     """TensorFlow's own decoder, in parallel."""
 
     def read(path: tf.Tensor) -> tf.Tensor:
-        picture = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-        shape = tf.shape(picture)
+        image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+        shape = tf.shape(image)
         side = tf.minimum(shape[0], shape[1])
-        square = tf.image.resize_with_crop_or_pad(picture, side, side)
+        square = tf.image.resize_with_crop_or_pad(image, side, side)
         return tf.image.resize(square, (SIZE, SIZE), "bicubic", antialias=True)
 
     names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
@@ -86,7 +86,7 @@ def _readers(folder: Path, dataset: Dataset, paths: list[Path]) -> dict:
     pixels = images.pixel_array(paths, SIZE, folder / "pixels.npy")
     rows, labels = np.arange(len(paths)), np.eye(len(dataset.classes))[dataset.labels[: len(paths)]]
     labelled = zip(dataset.index["label"], paths, strict=False)
-    link_photographs(folder, (("tree", label, path) for label, path in labelled))
+    link_images(folder, (("tree", label, path) for label, path in labelled))
     generator = keras.utils.image_dataset_from_directory(
         folder / "tree", image_size=(SIZE, SIZE), batch_size=BATCH, verbose=False
     )
@@ -118,10 +118,10 @@ def _race(what: str, count: int, ways: dict) -> list[dict]:
         {
             "What": what,
             "By": name,
-            "Photographs a second": f"{median(found):,.0f}",
+            "Images a second": f"{median(found):,.0f}",
             "Lowest to highest": span(found, ",.0f"),
             "This package is faster by": f"{own / median(found):.2f}",
-            "Photographs": f"{count} of {DATASET}, {SIZE} px",
+            "Images": f"{count} of {DATASET}, {SIZE} px",
         }
         for name, found in rates.items()
     ]

@@ -103,7 +103,7 @@ def main() -> None:
                     "Phase": phase,
                     "Backbone": backbones.BACKBONES[name].name,
                     "Precision": precision,
-                    "Photographs a second": f"{BATCH / median(seconds[key]):.1f}",
+                    "Images a second": f"{BATCH / median(seconds[key]):.1f}",
                     "Spread": span((BATCH / one for one in seconds[key]), ".1f"),
                     "GFLOP each": f"{works[key][1] / BATCH / 1e9:.2f}",
                     "GFLOP/s": f"{rates[key] / 1e9:.0f}",

@@ -1,4 +1,4 @@
-"""What the benchmarks share: photographs, processes of their own, and where the figures go."""
+"""What the benchmarks share: images, processes of their own, and where the figures go."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from fruitveg_tl.utils.storage import write_json
 HERE = Path(__file__).parent
 
 
-def link_photographs(root: Path, photographs: Iterable[tuple[str, str, Path]]) -> None:
+def link_images(root: Path, images: Iterable[tuple[str, str, Path]]) -> None:
     """Fill `root` with links, `<split>/<class>/<number>`, for (split, class, file) each."""
-    for number, (split, label, file) in enumerate(photographs):
+    for number, (split, label, file) in enumerate(images):
         link = root / split / label / f"{number}{file.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.resolve())

@@ -3,11 +3,11 @@
 The usual recipe is the guide's (keras.io/guides/transfer_learning), written plainly:
 `image_dataset_from_directory`, augmentation and preprocessing as layers, the frozen base called
 with `training=False`, `fit` for the head, then the same layers unfrozen as here and `fit` at a low
-rate. Same photographs, size, augmentation layers, weights and number of epochs (as in the study,
+rate. Same images, size, augmentation layers, weights and number of epochs (as in the study,
 twice as many for the head); each side in a process of its own, taking turns, over several seeds.
-The time starts with the process and ends with the answers to the test split. A few photographs of
+The time starts with the process and ends with the answers to the test split. A few images of
 each class are enough for a ratio of times, though not for a good accuracy; with few, what every
-process costs, whatever the number of photographs, makes the ratio smaller.
+process costs, whatever the number of images, makes the ratio smaller.
 
 A training takes up to a quarter of an hour; each is stored at once, and not repeated when the
 script is started again on the same kind of machine.
@@ -27,7 +27,7 @@ from statistics import mean, median
 DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
 SIDES = ("usual recipe", "this package")
 VIEWS = 4
-PER_CLASS = {"vgg16": 2, "resnet50": 8, "mobilenetv2": 8}  # photographs to train on
+PER_CLASS = {"vgg16": 2, "resnet50": 8, "mobilenetv2": 8}  # images to train on
 SIZE, EPOCHS = 224, 15
 
 
@@ -95,14 +95,14 @@ def package(root: str, backbone: str, seed: int) -> float:
     return results.load(train_and_evaluate(config)).scores[FINETUNED]["accuracy"]
 
 
-def _photographs(per_class: dict[str, int]) -> Iterator[tuple[str, str, Path]]:
-    """Give so many photographs of each class that every split has."""
+def _images(per_class: dict[str, int]) -> Iterator[tuple[str, str, Path]]:
+    """Give so many images of each class that every split has."""
     from fruitveg_tl.data import registry
 
     dataset = registry.load(DATASET)
     everywhere = dataset.index.groupby("label")["split"].transform("nunique") == len(per_class)
-    for (split, label), photographs in dataset.index[everywhere].groupby(["split", "label"]):
-        for path in photographs["path"].head(per_class[split]):
+    for (split, label), images in dataset.index[everywhere].groupby(["split", "label"]):
+        for path in images["path"].head(per_class[split]):
             yield {"val": "validation"}.get(split, split), label, dataset.root / path
 
 
@@ -129,7 +129,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(one(*json.loads(options.one))))
         return
-    from record import HERE, in_own_process, link_photographs, machine, save
+    from record import HERE, in_own_process, link_images, machine, save
 
     from fruitveg_tl.utils import runtime
     from fruitveg_tl.utils.storage import write_json
@@ -151,7 +151,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as root:
             per_class = {"train": train, "val": -(-train // 4), "test": train}
-            link_photographs(Path(root), _photographs(per_class))
+            link_images(Path(root), _images(per_class))
             for side in missing:
                 found = in_own_process(__file__, [side, root, backbone, seed])
                 runs.append(asked | {"by": side} | found | {"commit": runtime.commit()})

@@ -1,7 +1,7 @@
-"""fruitveg-tl: a transfer-learning study of fruit and vegetable photographs.
+"""fruitveg-tl: a transfer-learning study of fruit and vegetable images.
 
 The notebooks tell the story; this package holds the logic. A tour in reading order:
-`config` (what a run is), `datasets` and `images` (photographs in), `backbones` and
+`config` (what a run is), `datasets` and `images` (images in), `backbones` and
 `weights` (networks in), `features` and `training` (frozen, then unfrozen), `metrics` and
 `results` (numbers out), `study` (one run from start to end), `cli`. For the notebooks: `notebook`,
 `audit`, `gradcam`, `costs`, `plots`; `report` executes and binds them.

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fruitveg_tl",
-        description="Transfer learning on photographs of fruit and vegetables.",
+        description="Transfer learning on images of fruit and vegetables.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -67,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     for name, kind, what in (
-        ("size", int, "side of the photographs in pixels"),
+        ("size", int, "side of the images in pixels"),
         ("crop", float, "share of each side kept around the centre, e.g. 0.875"),
-        ("views", int, "cached augmented views of each training photograph"),
+        ("views", int, "cached augmented views of each training image"),
         ("probe-epochs", int, "the most epochs of the linear probe"),
         ("finetune-epochs", int, "the most epochs of fine-tuning, or of training from scratch"),
         ("soup", int, "fine-tune so many times and average the weights"),
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="execute the notebooks and bind them into a PDF and an HTML file",
-        description="Execute the notebooks in order, for the photographs that FRUITVEG_DATASET "
+        description="Execute the notebooks in order, for the images that FRUITVEG_DATASET "
         "names or else the notebooks themselves, and bind them into report/report.pdf and .html. "
         "Finished runs are used, missing ones computed.",
     )
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(command=_report)
 
-    predict = commands.add_parser("predict", help="classify photographs with a saved network")
+    predict = commands.add_parser("predict", help="classify images with a saved network")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     predict.add_argument(
         "--run", type=Path, help="folder below data/results (default: the newest network)"

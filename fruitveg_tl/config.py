@@ -61,7 +61,7 @@ EXTRAS = ("crop", "soup", "balance")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a run's result depends on, apart from the photographs and the weights.
+    """Everything a run's result depends on, apart from the images and the weights.
 
     Attributes:
         dataset: a name from `datasets.DATASETS` or a folder.
@@ -70,12 +70,12 @@ class RunConfig:
         strategy: "transfer" (linear probe, then fine-tuning) or "scratch" (random
             initialisation, all layers trained: the baseline).
         weights: "auto", "embedded", "random" or a file, see `weights.resolve`.
-        size: side of the photographs in pixels.
+        size: side of the images in pixels.
         crop: share of each side that is kept around the centre; 0.875 is what ImageNet networks are
             usually tested with.
-        views: number of cached augmented views of each training photograph.
-        seed: decides the head's initialisation, the order of the photographs and the views drawn.
-        batch_size: photographs per step, in every phase.
+        views: number of cached augmented views of each training image.
+        seed: decides the head's initialisation, the order of the images and the views drawn.
+        batch_size: images per step, in every phase.
         probe_epochs, finetune_epochs: the most epochs of either phase.
         probe_rate, finetune_rate, scratch_rate: the highest learning rate of each phase; a
             `finetune_rate` of None stands for the backbone's own.
@@ -87,11 +87,11 @@ class RunConfig:
             moves them back to the probe instead, see `training.interpolate`.
         balance: of the classes in the loss of both phases, by which the best epoch is chosen too;
             0 for none, see `training.balanced_crossentropy`.
-        resplit: split the photographs anew, duplicates together, see `audit.resplit`.
-        per_class: train on so many photographs of each class, chosen by the seed; None for all.
+        resplit: split the images anew, duplicates together, see `audit.resplit`.
+        per_class: train on so many images of each class, chosen by the seed; None for all.
         probe_first: False leaves the linear probe out: fine-tuning starts from a random head.
         update_batch_norm: True trains BatchNorm behind the boundary like any layer, and lets its
-            statistics follow the batches: a common mistake with few photographs.
+            statistics follow the batches: a common mistake with few images.
         divide_by_255: True replaces the backbone's own preprocessing: another one.
     """
 
@@ -130,5 +130,5 @@ class RunConfig:
         }
 
 
-# The sample set is for seeing everything work, anywhere: small photographs, few epochs.
+# The sample set is for seeing everything work, anywhere: small images, few epochs.
 PROFILES = {"sample": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3}}

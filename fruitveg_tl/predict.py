@@ -1,4 +1,4 @@
-"""Answers of a saved network for photographs of one's own."""
+"""Answers of a saved network for images of one's own."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def newest_run() -> Path:
 
 
 def predict(paths: Sequence[Path], run: Path) -> list[pd.Series]:
-    """Classify photographs with a run's whole network.
+    """Classify images with a run's whole network.
 
     Args:
         paths: image files.
@@ -46,7 +46,7 @@ def predict(paths: Sequence[Path], run: Path) -> list[pd.Series]:
         for each file, the probability of every class, highest first.
 
     Raises:
-        InputError: if a photograph cannot be decoded; see also `results.Run.network`.
+        InputError: if an image cannot be decoded; see also `results.Run.network`.
     """
     found = results.load(run)
     pixels = np.stack([decode(path, found.config.size, found.config.crop) for path in paths])

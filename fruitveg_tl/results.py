@@ -3,11 +3,11 @@
 One folder per run below `data/results/`, written in one atomic step when the run is over:
 
     config.json               the RunConfig
-    provenance.json           photographs, weights, versions, hardware, commit, times
+    provenance.json           images, weights, versions, hardware, commit, times
     history.csv               one row per stage and epoch
     metrics.json              per stage: `metrics.evaluate` on the test split
     per_class.csv             `metrics.per_class` of the last stage
-    test.csv                  path and true label of every test photograph
+    test.csv                  path and true label of every test image
     probabilities-STAGE.npy   float32 (n_test, classes), rows as in test.csv
     val.csv, validation-STAGE.npy   the same for the validation split
     model.keras               the whole network, raw RGB in (not kept in Git)
@@ -60,7 +60,7 @@ def write(
         settings: what was run.
         provenance: where it comes from.
         history: one record per stage and epoch.
-        dataset: the photographs.
+        dataset: the images.
         probabilities: per stage, the answers for the test split.
         validation: per stage, the answers for the validation split.
         model: the whole network.
@@ -75,8 +75,8 @@ def write(
             ("test", "probabilities", probabilities),
             ("val", "validation", validation),
         ):
-            photographs = dataset.index.loc[dataset.rows(split), ["path", "label"]]
-            photographs.to_csv(temporary / f"{split}.csv", index=False)
+            images = dataset.index.loc[dataset.rows(split), ["path", "label"]]
+            images.to_csv(temporary / f"{split}.csv", index=False)
             for stage, values in answers.items():
                 np.save(temporary / f"{name}-{slug(stage)}.npy", values.astype(np.float32))
         scores = {stage: metrics.evaluate(labels, p) for stage, p in probabilities.items()}
@@ -96,7 +96,7 @@ class Run:
         config, provenance: what `run.train_and_evaluate` stored.
         history: one row per stage and epoch.
         scores: for each stage, linear probe first, what `metrics.evaluate` gave on the test split.
-        test: path and label of every test photograph.
+        test: path and label of every test image.
     """
 
     folder: Path
@@ -148,18 +148,16 @@ class Run:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class index of every test photograph, shape (n,)."""
+        """Class index of every test image, shape (n,)."""
         return self._class_index(self.test)
 
     def validation(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the validation split's class indices (n,) and answers (n, classes)."""
-        photographs = pd.read_csv(self.folder / "val.csv", keep_default_na=False)
-        return self._class_index(photographs), np.load(
-            self.folder / f"validation-{slug(stage)}.npy"
-        )
+        images = pd.read_csv(self.folder / "val.csv", keep_default_na=False)
+        return self._class_index(images), np.load(self.folder / f"validation-{slug(stage)}.npy")
 
-    def _class_index(self, photographs: pd.DataFrame) -> np.ndarray:
-        return np.searchsorted(np.array(self.classes), photographs["label"].to_numpy(str))
+    def _class_index(self, images: pd.DataFrame) -> np.ndarray:
+        return np.searchsorted(np.array(self.classes), images["label"].to_numpy(str))
 
     @cached_property
     def probabilities(self) -> dict[str, np.ndarray]:

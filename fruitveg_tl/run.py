@@ -1,4 +1,4 @@
-"""One run from photographs to results: resumable step by step, written in one piece.
+"""One run from images to results: resumable step by step, written in one piece.
 
 The protocol is LP-FT (Kumar et al. 2022): a linear probe on the frozen backbone first, then
 fine-tuning from that head at a low rate, so that random gradients never reach pre-trained
@@ -38,7 +38,7 @@ from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import exclusive, sha256_json
 
 EVALUATION_BATCH = 64
-# Every so many of the training photographs, and of a small set this many, give random weights
+# Every so many of the training images, and of a small set this many, give random weights
 # their statistics.
 SETTLE_EVERY, SETTLE_LEAST = 8, 32
 
@@ -67,7 +67,7 @@ class _Run:
 
     @cached_property
     def learnt(self) -> np.ndarray:
-        """Positions, among the training photographs, of those to train on."""
+        """Positions, among the training images, of those to train on."""
         labels = self.dataset.labels[self.dataset.rows("train")]
         order = np.random.default_rng(self.config.seed).permutation(len(labels))
         by_class = pd.Series(labels[order]).groupby(labels[order]).cumcount().to_numpy()
@@ -98,7 +98,7 @@ def train_and_evaluate(
         the folder with the results, see `results`.
 
     Raises:
-        InputError: if photographs, weights or settings cannot be used.
+        InputError: if images, weights or settings cannot be used.
     """
     _check(config)
     backbone = backbones.backbone_by_name(config.backbone)
@@ -179,7 +179,7 @@ def _execute(
             "name": dataset.name,
             "sha256": dataset.digest,
             "classes": list(dataset.classes),
-            "photographs": dataset.split_sizes() | {"train": len(work.learnt)},
+            "images": dataset.split_sizes() | {"train": len(work.learnt)},
         },
         "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
         "trained_parameters": work.trained,
@@ -212,13 +212,13 @@ def _check(config: RunConfig) -> None:
     if config.views < 0 or min(config.probe_epochs, config.finetune_epochs) < 1:
         raise InputError("views must be 0 or more, and every phase needs at least one epoch")
     if not 0 < config.crop <= 1:
-        raise InputError(f"crop {config.crop}: a share of the photograph, above 0 and at most 1")
+        raise InputError(f"crop {config.crop}: a share of the image, above 0 and at most 1")
     if config.soup < 1 or not 0 <= config.balance <= 1:
         raise InputError("a soup needs at least one training, and balance is between 0 and 1")
     if config.soup > 1 and config.strategy == "scratch":
         raise InputError("a soup averages fine-tunings from one probe; from scratch there is none")
     if config.per_class is not None and config.per_class < 1:
-        raise InputError("at least one photograph of each class is needed to train on")
+        raise InputError("at least one image of each class is needed to train on")
 
 
 def _say_unless_imagenet(backbone: backbones.Backbone, source: weights.SourceWeights) -> None:
@@ -299,7 +299,7 @@ def _fit(
 ) -> None:
     config, dataset = work.config, work.dataset
     train = dataset.rows("train")[work.learnt]
-    # The plain view holds every photograph, an augmented one the training photographs alone.
+    # The plain view holds every image, an augmented one the training images alone.
     rows = [train] + [work.learnt] * (len(views) - 1)
     labels = work.one_hot(train)
     steps = epochs * -(-len(train) // config.batch_size)
@@ -317,7 +317,7 @@ def _fit(
         return Batches(views, rows, labels, config.batch_size, rng, mixup)
 
     validation = work.evaluation("val", views[0])
-    # Which epoch is best on few photographs is luck in part; the mean over a soup has less of it.
+    # Which epoch is best on few images is luck in part; the mean over a soup has less of it.
     patience = None if stage == FINETUNED and config.soup > 1 else config.patience
     what = f"{stage}, {member + 1} of {config.soup}" if member else stage
     history = fit_resumable(model, batches, validation, epochs, patience, work.state / what, what)
@@ -328,7 +328,7 @@ def _fit(
 
 
 def _whole_model_difference(work: _Run) -> float:
-    """Largest difference between the saved network's and the tail's probabilities on 32 photos."""
+    """Largest difference between the saved network's and the tail's probabilities on 32 images."""
     rows = work.dataset.rows("test")[:32]
     pixels = work.dataset.pixels(work.config.size, work.config.crop)[rows].astype(np.float32)
     whole = predict_on_batch(work.network.model, pixels)

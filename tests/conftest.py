@@ -31,7 +31,7 @@ QUICK = "--weights random --size 32 --views 1 --probe-epochs 2 --finetune-epochs
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def save_photograph(path: Path, colour: int, seed: int, size=(48, 40)) -> Path:
+def save_image(path: Path, colour: int, seed: int, size=(48, 40)) -> Path:
     """Write a noisy JPEG whose strongest channel is `colour`."""
     rng = np.random.default_rng([colour, seed])
     pixels = rng.integers(0, 120, (size[1], size[0], 3))
@@ -41,20 +41,20 @@ def save_photograph(path: Path, colour: int, seed: int, size=(48, 40)) -> Path:
     return path
 
 
-def write_photographs(root: Path, classes: Sequence[str] = CLASSES) -> Path:
+def write_images(root: Path, classes: Sequence[str] = CLASSES) -> Path:
     """Write a dataset in train/validation/test folders."""
     for split, count in COUNTS.items():
         for colour, name in enumerate(classes):
             for i in range(count):
                 seed = i + 100 * len(split)
-                save_photograph(root / split / name / f"{i}.jpg", colour, seed)
+                save_image(root / split / name / f"{i}.jpg", colour, seed)
     return root
 
 
 @pytest.fixture
-def photographs(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A dataset of three classes in train/validation/test folders."""
-    return write_photographs(tmp_path / "photographs")
+    return write_images(tmp_path / "images")
 
 
 @pytest.fixture
@@ -69,11 +69,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def quick(photographs: Path) -> Iterator[RunConfig]:
+def quick(images: Path) -> Iterator[RunConfig]:
     """A run that takes seconds; without tracing a graph, which takes longer than so few steps."""
     tf.config.run_functions_eagerly(True)
     yield RunConfig(
-        str(photographs),
+        str(images),
         "vgg16",  # the smallest graph, hence the quickest to build
         weights="random",
         size=32,
@@ -125,8 +125,8 @@ def miniature(tmp_path_factory):
     shutil.copytree(PROJECT / "notebooks", home / "notebooks")
     numbers = {"SIZE": 32, "SEEDS": 0, "VIEWS": 1, "PROBE_EPOCHS": 2, "FINETUNE_EPOCHS": 1}
     environment = {f"FRUITVEG_{name}": str(value) for name, value in numbers.items()}
-    environment["FRUITVEG_DATASET"] = str(write_photographs(folder / "photographs"))
-    shop = write_photographs(folder / "shop", ("Apple", "Banana", "Leek"))
+    environment["FRUITVEG_DATASET"] = str(write_images(folder / "images"))
+    shop = write_images(folder / "shop", ("Apple", "Banana", "Leek"))
     environment["FRUITVEG_OTHER"] = str(shop)
     # Kernels run this when they start: tracing a graph takes longer than these few steps.
     startup = folder / "ipython" / "profile_default" / "startup" / "eager.py"

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import command, save_photograph
+from conftest import command, save_image
 from PIL import Image
 
 from fruitveg_tl import cli
@@ -21,8 +21,8 @@ def main(home, capsys):
     return call
 
 
-def test_run_table_and_predict_belong_together(main, photographs, tmp_path):
-    run = ["run", "--dataset", photographs, "--backbones", "VGG16", "--weights", "random"]
+def test_run_table_and_predict_belong_together(main, images, tmp_path):
+    run = ["run", "--dataset", images, "--backbones", "VGG16", "--weights", "random"]
     code, out, err = main(*run, "--seeds", 0, 1, *QUICK)
     assert code == 0
     assert "WARNING: VGG16: random initialisation, not transfer" in err
@@ -30,26 +30,26 @@ def test_run_table_and_predict_belong_together(main, photographs, tmp_path):
     code, out, _ = main("table", "--markdown")
     assert code == 0
     assert "| Dataset | Model | Pixels | Stage | Weights | Accuracy | Loss | Precision |" in out
-    assert out.count("| photographs | VGG16 | 32 |") == 2  # two stages, seeds together
-    mine = save_photograph(tmp_path / "mine with spaces.jpg", 1, 5)
+    assert out.count("| images | VGG16 | 32 |") == 2  # two stages, seeds together
+    mine = save_image(tmp_path / "mine with spaces.jpg", 1, 5)
     code, out, _ = main("predict", mine)
     assert code == 0
     assert out.startswith(str(mine)) and out.count("%") == 3
     assert {"apple", "banana", "cherry"} <= set(out.replace(",", " ").replace(":", " ").split())
 
 
-def test_data_describes_a_dataset(main, photographs):
-    code, out, _ = main("data", "--dataset", photographs)
+def test_data_describes_a_dataset(main, images):
+    code, out, _ = main("data", "--dataset", images)
     assert code == 0
     assert "3 classes; train 24, val 9, test 12" in out and "SHA-256" in out
 
 
-def bad_photograph(folder: Path, kind: str) -> Path:
+def bad_image(folder: Path, kind: str) -> Path:
     file = folder / "train" / "apple" / "bad.jpg"
     if kind == "GIF":
         Image.new("P", (40, 40)).save(file, format="GIF")
     elif kind == "truncated":
-        save_photograph(file, 0, 0)
+        save_image(file, 0, 0)
         file.write_bytes(file.read_bytes()[:-300])
     else:
         file.write_bytes(b"" if kind == "empty" else b"Dear diary")
@@ -57,9 +57,9 @@ def bad_photograph(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "GIF"])
-def test_bad_photographs_are_named_with_the_way_out(main, photographs, kind):
-    file = bad_photograph(photographs, kind)
-    arguments = ["run", "--dataset", photographs, "--backbones", "vgg16", "--weights", "random"]
+def test_bad_images_are_named_with_the_way_out(main, images, kind):
+    file = bad_image(images, kind)
+    arguments = ["run", "--dataset", images, "--backbones", "vgg16", "--weights", "random"]
     code, out, err = main(*arguments, *QUICK)
     lines = [line for line in err.splitlines() if not line.startswith("WARNING")]
     assert code == 2 and len(lines) == 1 and out == ""
@@ -83,16 +83,14 @@ def test_wrong_names_give_one_line(main, arguments, named):
     assert err.startswith("error: ") and len(err.splitlines()) == 1
 
 
-def test_a_missing_weights_file_and_a_missing_class_are_named(main, photographs):
-    code, _, err = main(
-        "run", "--dataset", photographs, "--backbones", "vgg16", "--weights", "no.h5"
-    )
+def test_a_missing_weights_file_and_a_missing_class_are_named(main, images):
+    code, _, err = main("run", "--dataset", images, "--backbones", "vgg16", "--weights", "no.h5")
     assert code == 2 and err == "error: no.h5: no such weights file; correct the path\n"
-    for file in (photographs / "validation" / "cherry").iterdir():
+    for file in (images / "validation" / "cherry").iterdir():
         file.unlink()
-    code, _, err = main("run", "--dataset", photographs, "--backbones", "vgg16")
+    code, _, err = main("run", "--dataset", images, "--backbones", "vgg16")
     assert code == 2 and len(err.splitlines()) == 1
-    assert "class 'cherry' has no photographs in val" in err
+    assert "class 'cherry' has no images in val" in err
 
 
 def test_as_a_process_exit_code_and_no_traceback(tmp_path):

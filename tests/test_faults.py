@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import save_photograph, unprivileged, write_photographs
+from conftest import save_image, unprivileged, write_images
 from processes import finish, start
 
 from fruitveg_tl import cli, results
@@ -37,7 +37,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_later(home, quick, tmp_path, t
 @pytest.mark.parametrize("closed", ["cache", "results"])
 @pytest.mark.reliability("folders that cannot be written")
 def test_a_closed_folder_is_named(home, open_folder, monkeypatch, capsys, closed):
-    write_photographs(open_folder / "photographs")
+    write_images(open_folder / "images")
     monkeypatch.setattr(PATHS, "root", open_folder)
     for folder in (PATHS.data, PATHS.cache, PATHS.results):
         folder.mkdir()
@@ -45,12 +45,12 @@ def test_a_closed_folder_is_named(home, open_folder, monkeypatch, capsys, closed
     options = ["--backbones", "vgg16", "--weights", "random", "--size", "32", "--views", "0"]
     options += ["--probe-epochs", "1", "--finetune-epochs", "1"]
     with unprivileged():
-        code = cli.main(["run", "--dataset", str(open_folder / "photographs"), *options])
+        code = cli.main(["run", "--dataset", str(open_folder / "images"), *options])
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
     assert code == 2 and str(PATHS.data / closed) in line and "rights" in line
     (PATHS.data / closed).chmod(0o777)
     with unprivileged():
-        assert cli.main(["run", "--dataset", str(open_folder / "photographs"), *options]) == 0
+        assert cli.main(["run", "--dataset", str(open_folder / "images"), *options]) == 0
 
 
 @pytest.mark.reliability("processes that start the same run at once")
@@ -154,7 +154,7 @@ def without_record(folder):
 
 @pytest.mark.reliability("foreign or damaged networks, refused")
 def test_foreign_networks_are_refused(finished, tmp_path, capsys, tried):
-    photograph = save_photograph(tmp_path / "mine.jpg", 0, 0)
+    image = save_image(tmp_path / "mine.jpg", 0, 0)
     changes = {
         with_lambda: "refused",
         another_network: "not the network",
@@ -164,7 +164,7 @@ def test_foreign_networks_are_refused(finished, tmp_path, capsys, tried):
     for change, named in changes.items():
         folder = shutil.copytree(finished, tmp_path / change.__name__)
         change(folder)
-        assert cli.main(["predict", str(photograph), "--run", str(folder)]) == 2
+        assert cli.main(["predict", str(image), "--run", str(folder)]) == 2
         (line,) = capsys.readouterr().err.splitlines()[-1:]
         assert line.startswith(f"error: {folder / 'model.keras'}: ") and named in line
     tried(len(changes))

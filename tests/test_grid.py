@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, command, process_environment, write_photographs
+from conftest import QUICK, command, process_environment, write_images
 from processes import contents
 
 pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'fruitveg-tl[grid]'")
@@ -18,8 +18,8 @@ pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'fruitv
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> list[str]:
     """Arguments for two runs of a few seconds, from the same source weights."""
-    photographs = write_photographs(tmp_path_factory.mktemp("grid") / "photographs")
-    wanted = ["run", "--dataset", str(photographs), *QUICK, "--weights", "embedded"]
+    images = write_images(tmp_path_factory.mktemp("grid") / "images")
+    wanted = ["run", "--dataset", str(images), *QUICK, "--weights", "embedded"]
     return [*wanted, "--seeds", "0", "1", "--backbones", "vgg16"]
 
 

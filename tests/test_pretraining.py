@@ -14,9 +14,9 @@ sys.path.insert(0, str(PROJECT / "data" / "weights" / "pretraining"))
 twins = pytest.importorskip("twin")
 
 
-def answers(twin, photographs, name):
+def answers(twin, images, name):
     with torch.no_grad():
-        (found,) = twin.eval()(torch.from_numpy(photographs).permute(0, 3, 1, 2), [name])
+        (found,) = twin.eval()(torch.from_numpy(images).permute(0, 3, 1, 2), [name])
     return found.permute(0, 2, 3, 1).numpy()
 
 
@@ -24,39 +24,39 @@ def answers(twin, photographs, name):
 @pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
 def test_the_twin_answers_as_keras_does_before_and_after_training(backbone, side):
     rng = np.random.default_rng(0)
-    photographs = rng.normal(size=(2, side, side, 3)).astype(np.float32)
+    images = rng.normal(size=(2, side, side, 3)).astype(np.float32)
     model = backbone.constructor(weights=None, include_top=False)
     values = [v + rng.uniform(0, 0.1, v.shape) * (v.ndim == 1) for v in model.get_weights()]
     model.set_weights(values)  # no bias is 0 any more
     twin, last = twins.Twin(model), model.layers[-1].name
-    before = model(photographs, training=False)
-    np.testing.assert_allclose(answers(twin, photographs, last), before, atol=1e-4)
+    before = model(images, training=False)
+    np.testing.assert_allclose(answers(twin, images, last), before, atol=1e-4)
     twin = twins.Twin(model, normalised=True)
-    np.testing.assert_allclose(answers(twin, photographs, last), before, atol=1e-4)
+    np.testing.assert_allclose(answers(twin, images, last), before, atol=1e-4)
     for norm in (part for part in twin.modules() if isinstance(part, torch.nn.BatchNorm2d)):
         norm.running_mean.normal_(0, 0.1)
         norm.running_var.uniform_(0.5, 2)
         norm.weight.data.uniform_(0.5, 2)
     twin.hand_back(model)
-    after = model(photographs, training=False)
-    np.testing.assert_allclose(answers(twin, photographs, last), after, atol=1e-4, rtol=1e-4)
+    after = model(images, training=False)
+    np.testing.assert_allclose(answers(twin, images, last), after, atol=1e-4, rtol=1e-4)
     assert np.abs(after - before).max() > 0.01
 
 
 def test_a_settled_twin_answers_in_training_as_keras_does():
-    photographs = np.random.default_rng(0).normal(50, 20, (8, 64, 64, 3)).astype(np.float32)
+    images = np.random.default_rng(0).normal(50, 20, (8, 64, 64, 3)).astype(np.float32)
     model = BACKBONES["vgg16"].constructor(weights=None, include_top=False)
     model.set_weights([v + 0.01 * (v.ndim == 1) for v in model.get_weights()])
     twin, last = twins.Twin(model, normalised=True), model.layers[-1].name
-    wanted = np.asarray(model(photographs, training=False))
-    pixels = torch.from_numpy(photographs).permute(0, 3, 1, 2)
+    wanted = np.asarray(model(images, training=False))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     twin.settle(pixels)
     with torch.no_grad():
         (found,) = twin.train()(pixels, [last])
     np.testing.assert_allclose(found.permute(0, 2, 3, 1), wanted, rtol=1e-3, atol=1e-3)
     assert np.ptp(wanted) > 0.1
     twin.hand_back(model)
-    np.testing.assert_allclose(answers(twin, photographs, last), wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(answers(twin, images, last), wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_a_layer_without_a_twin_is_refused():

@@ -95,7 +95,7 @@ def test_committed_metrics_follow_from_the_committed_probabilities():
         classes = provenance["dataset"]["classes"]
         test = pd.read_csv(folder / "test.csv")
         labels = np.searchsorted(classes, test["label"])
-        assert len(test) == provenance["dataset"]["photographs"]["test"]
+        assert len(test) == provenance["dataset"]["images"]["test"]
         for stage, scores in json.loads((folder / "metrics.json").read_text()).items():
             stored = np.load(folder / f"probabilities-{results.slug(stage)}.npy")
             assert metrics.evaluate(labels, stored) == pytest.approx(scores)

@@ -37,7 +37,7 @@ def test_results_hold_together(finished, quick):
     assert (history.groupby("stage").size() <= 3).all()
     provenance = json.loads((finished / "provenance.json").read_text())
     assert provenance["dataset"]["sha256"] == dataset.digest
-    assert provenance["dataset"]["photographs"] == dataset.split_sizes()
+    assert provenance["dataset"]["images"] == dataset.split_sizes()
     assert provenance["weights"]["source"] == weights.RANDOM
     assert provenance["environment"]["libraries"]["keras"] == keras.__version__
     assert provenance["environment"]["commit"] and provenance["environment"]["cores"]
@@ -47,7 +47,7 @@ def test_results_hold_together(finished, quick):
     assert {"frozen", "linear probe", "fine-tuned"} <= set(provenance["seconds"])
 
 
-def test_saved_network_gives_the_stored_probabilities_from_raw_photographs(home, quick):
+def test_saved_network_gives_the_stored_probabilities_from_raw_images(home, quick):
     # The network is stored in float32; what bfloat16 in the frozen part changes, precision.py says.
     finished = train_and_evaluate(quick, precision="float32")
     dataset = load(quick.dataset)
@@ -133,10 +133,10 @@ def test_a_soup_stopped_in_its_second_training_ends_like_an_undisturbed_one(
 
 def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
     whole, cropped = train_and_evaluate(quick), train_and_evaluate(replace(quick, crop=0.5))
-    photograph = load(quick.dataset).root / results.load(cropped).test["path"][0]
+    image = load(quick.dataset).root / results.load(cropped).test["path"][0]
     stored = [results.load(run).probabilities["fine-tuned"][0] for run in (whole, cropped)]
     for run, expected in zip((whole, cropped), stored, strict=True):
-        answer = predict([photograph], run)[0][results.load(run).classes]
+        answer = predict([image], run)[0][results.load(run).classes]
         np.testing.assert_allclose(answer, expected, atol=0.02)
     assert np.abs(stored[0] - stored[1]).max() > 1e-4
 
@@ -151,7 +151,7 @@ def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
     assert contents(finished) == before  # the same seed gives the same numbers
 
 
-def test_seed_photographs_and_settings_make_other_runs(finished, quick):
+def test_seed_images_and_settings_make_other_runs(finished, quick):
     others = {
         train_and_evaluate(replace(quick, **change))
         for change in ({"seed": 1}, {"probe_rate": 0.01})
@@ -170,7 +170,7 @@ def test_scratch_trains_everything_and_never_transfers(home, quick):
 
 
 def test_choosing_never_sees_the_test_split(home, quick):
-    """Other test photographs must leave training as it is, to the last digit."""
+    """Other test images must leave training as it is, to the last digit."""
     first = train_and_evaluate(quick)
     for file in (Path(quick.dataset) / "test").rglob("*.jpg"):
         file.write_bytes((Path(quick.dataset) / "train" / "apple" / "0.jpg").read_bytes())
@@ -243,20 +243,20 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
         results.load(train_and_evaluate(replace(quick, **change))) for change in changes
     )
     assert len({finished, direct.folder, resplit.folder}) == 3
-    assert direct.provenance["dataset"]["photographs"]["train"] == 6
+    assert direct.provenance["dataset"]["images"]["train"] == 6
     assert list(direct.scores) == ["fine-tuned"]
-    assert resplit.provenance["dataset"]["name"] == "photographs-resplit"
+    assert resplit.provenance["dataset"]["name"] == "images-resplit"
     runs = results.read()
     stages = set(results.table(runs)["Stage"])
     assert "fine-tuned, per_class 2, probe_first False" in stages
     assert "fine-tuned, resplit True, divide_by_255 True, views 0" in stages
-    filled = results.fill("<!-- results photographs --><!-- /results -->", runs)
+    filled = results.fill("<!-- results images --><!-- /results -->", runs)
     assert "per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
     assert results.load(finished).config.to_dict().keys().isdisjoint(config.DEPARTURES)
     assert newest_run() == finished
 
 
-def test_few_photographs_come_from_every_class_alike_and_from_the_seed(home, quick):
+def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
     dataset = load(quick.dataset)
 
     def learnt(**changes):
@@ -267,7 +267,7 @@ def test_few_photographs_come_from_every_class_alike_and_from_the_seed(home, qui
     assert np.bincount(labels[some]).tolist() == [3, 3, 3]
     assert some.tolist() == learnt(per_class=3).tolist() != learnt(per_class=3, seed=1).tolist()
     assert learnt().tolist() == learnt(per_class=99).tolist() == list(range(24))
-    with pytest.raises(InputError, match="at least one photograph"):
+    with pytest.raises(InputError, match="at least one image"):
         train_and_evaluate(replace(quick, per_class=0))
 
 

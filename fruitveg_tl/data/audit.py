@@ -1,4 +1,4 @@
-"""What is wrong with a set of photographs before any network sees it."""
+"""What is wrong with a set of images before any network sees it."""
 
 from dataclasses import replace
 
@@ -15,19 +15,19 @@ from fruitveg_tl.data.dataset import Dataset
 SIZE = 64  # pixels for which a re-split looks for duplicates, whatever the networks are given
 HASH_BITS = 64
 FOLDS = 10  # of a re-split: seven to train on, one to choose by, two to test on
-NEAR = 4  # bits of 64; what differs by more is, in what was looked at, another photograph
+NEAR = 4  # bits of 64; what differs by more is, in what was looked at, another image
 
 
 def duplicates(dataset: Dataset, pixels: np.ndarray) -> pd.DataFrame:
-    """Find photographs that show the same picture.
+    """Find images that stand in the set twice.
 
     Exact: the same bytes (SHA-256). Near: perceptual hashes (pHash by ImageHash: the signs of the
-    64 lowest cosine frequencies of the grey picture) that differ in at most `NEAR` bits, which
-    survives scaling, recompression and a change of light. Whether a near pair is one picture is
+    64 lowest cosine frequencies of the grey image) that differ in at most `NEAR` bits, which
+    survives scaling, recompression and a change of light. Whether a near pair is one image is
     for the eye to say.
 
     Args:
-        dataset: the photographs.
+        dataset: the images.
         pixels: `dataset.pixels(size)`, at least 32 pixels wide.
 
     Returns:
@@ -60,7 +60,7 @@ def duplicates(dataset: Dataset, pixels: np.ndarray) -> pd.DataFrame:
 
 
 def leaked(pairs: pd.DataFrame) -> np.ndarray:
-    """Return the rows of test photographs that stand, or nearly stand, in train or val as well.
+    """Return the rows of test images that stand, or nearly stand, in train or val as well.
 
     Args:
         pairs: from `duplicates`.
@@ -72,21 +72,21 @@ def leaked(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def leak_gap(right: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]:
-    """Return by how much photographs seen before flatter a network's accuracy.
+    """Return by how much images seen before flatter a network's accuracy.
 
     Args:
-        right: is each test photograph answered right? Shape (n,); with several seeds the share of
+        right: is each test image answered right? Shape (n,); with several seeds the share of
             them that is right.
         clean: is it free of leaks, see `leaked`? Shape (n,), at least one.
 
     Returns:
-        accuracy on all photographs less that on the clean ones, and its 95 % interval: percentile
-        bootstrap over the photographs (Efron 1979; SciPy, seeded).
+        accuracy on all images less that on the clean ones, and its 95 % interval: percentile
+        bootstrap over the images (Efron 1979; SciPy, seeded).
     """
     right, clean = np.asarray(right, float), np.asarray(clean, bool)
 
     def gap(rows: np.ndarray) -> float:
-        # A resample of few photographs may draw no clean one: it then says nothing of the gap.
+        # A resample of few images may draw no clean one: it then says nothing of the gap.
         kept = right[rows][clean[rows]]
         return right[rows].mean() - kept.mean() if len(kept) else 0.0
 
@@ -99,11 +99,11 @@ def leak_gap(right: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]
 
 
 def groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
-    """Return the group of every photograph: two stand in one if a chain of pairs joins them.
+    """Return the group of every image: two stand in one if a chain of pairs joins them.
 
     Args:
         pairs: from `duplicates`: the edges of a graph whose connected components are the groups.
-        count: number of photographs.
+        count: number of images.
     """
     edges = sparse.coo_array(
         (np.ones(len(pairs)), (pairs["first"].astype(int), pairs["second"].astype(int))),
@@ -113,14 +113,14 @@ def groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
 
 
 def resplit(dataset: Dataset, pixels: np.ndarray, seed: int = 0) -> Dataset:
-    """Return the same photographs, split anew so that no group of duplicates is torn apart.
+    """Return the same images, split anew so that no group of duplicates is torn apart.
 
-    Stratified by class, about 70/10/20 (`StratifiedGroupKFold` of scikit-learn). Photographs taken
+    Stratified by class, about 70/10/20 (`StratifiedGroupKFold` of scikit-learn). Images taken
     one after the other that are no near duplicates may still be parted: a split by shop or day,
     where the source has one, is harder.
 
     Args:
-        dataset: the photographs as distributed.
+        dataset: the images as distributed.
         pixels: see `duplicates`.
         seed: another seed, another split.
     """
@@ -136,20 +136,20 @@ def resplit(dataset: Dataset, pixels: np.ndarray, seed: int = 0) -> Dataset:
 
 
 def quality(pixels: np.ndarray) -> pd.DataFrame:
-    """Measure each photograph, in the order of the index.
+    """Measure each image, in the order of the index.
 
     Args:
         pixels: uint8 (n, size, size, 3).
 
     Returns:
-        brightness: mean of the grey picture, 0 to 255; contrast: its standard deviation;
+        brightness: mean of the grey image, 0 to 255; contrast: its standard deviation;
         saturation: mean of HSV saturation, 0 to 1; sharpness: variance of its Laplacian, low in a
-        blurred photograph (Pech-Pacheco et al. 2000).
+        blurred image (Pech-Pacheco et al. 2000).
     """
     rows = []
-    for picture in pixels:
-        grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
-        high, low = picture.max(-1).astype(np.float32), picture.min(-1)
+    for image in pixels:
+        grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
+        high, low = image.max(-1).astype(np.float32), image.min(-1)
         rows.append(
             {
                 "brightness": grey.mean(),

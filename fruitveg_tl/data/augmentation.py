@@ -7,7 +7,7 @@ def augmenter(seed: int) -> keras.Sequential:
     """Return the study's augmentation; call it with `training=True`.
 
     Horizontal flip, rotation, shift, zoom (mostly in), brightness, contrast, saturation and a
-    little hue: what changes between photographs of the same fruit in two shops. No vertical flip:
+    little hue: what changes between images of the same fruit in two shops. No vertical flip:
     light comes from above.
 
     Args:

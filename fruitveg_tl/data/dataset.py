@@ -1,4 +1,4 @@
-"""One set of photographs: a table in a fixed order with sizes and hashes, and one hash for all."""
+"""One set of images: a table in a fixed order with sizes and hashes, and one hash for all."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from fruitveg_tl.data.images import check_header, map_files, pixel_array
 from fruitveg_tl.utils.errors import InputError, named
 from fruitveg_tl.utils.storage import sha256_file
 
-Photograph = tuple[Path, str, str]  # file, label, split
+Item = tuple[Path, str, str]  # file, label, split
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One set of photographs.
+    """One set of images.
 
     Attributes:
         name: e.g. "grocery-coarse".
         root: the folder that the paths of the index start from.
-        index: one row per photograph, sorted by split and path: path (relative, with "/"), label,
+        index: one row per image, sorted by split and path: path (relative, with "/"), label,
             split, width, height, mode, sha256.
         classes: all labels, sorted: position in this tuple is the class index everywhere.
     """
@@ -35,22 +35,22 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every photograph's content, label and split; free of paths and order."""
+        """SHA-256 over every image's content, label and split; free of paths and order."""
         columns = self.index[["split", "label", "sha256"]]
         lines = sorted("\t".join(row) for row in columns.itertuples(index=False))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class index of every photograph, shape (n,), int64."""
+        """Class index of every image, shape (n,), int64."""
         return np.searchsorted(np.array(self.classes), self.index["label"].to_numpy(str))
 
     def rows(self, split: str) -> np.ndarray:
-        """Positions of a split's photographs in the index."""
+        """Positions of a split's images in the index."""
         return np.flatnonzero(self.index["split"] == split)
 
     def split_sizes(self) -> dict[str, int]:
-        """Number of photographs in each split."""
+        """Number of images in each split."""
         return {split: len(self.rows(split)) for split in SPLITS}
 
     def pixels_key(self, size: int, crop: float = 1.0) -> str:
@@ -60,34 +60,32 @@ class Dataset:
         return f"{self.name}-{size}px{cropped}-{order[:16]}"
 
     def pixels(self, size: int, crop: float = 1.0) -> np.ndarray:
-        """Decode (once) and map all photographs: uint8 (n, size, size, 3) in index order."""
+        """Decode (once) and map all images: uint8 (n, size, size, 3) in index order."""
         paths = [self.root / path for path in self.index["path"]]
         file = PATHS.cache / "pixels" / f"{self.pixels_key(size, crop)}.npy"
         return pixel_array(paths, size, file, crop)
 
 
-def index(
-    name: str, root: Path, photographs: list[Photograph], required: tuple[str, ...]
-) -> Dataset:
-    """Read the header and the hash of every photograph and bring them into one table.
+def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) -> Dataset:
+    """Read the header and the hash of every image and bring them into one table.
 
     Args:
         name: of the set.
-        root: the folder that all photographs lie below.
-        photographs: in any order.
-        required: the splits in which every class must have a photograph.
+        root: the folder that all images lie below.
+        images: in any order.
+        required: the splits in which every class must have an image.
 
     Raises:
         InputError: naming each file or class that cannot be used.
     """
-    if not photographs:
-        raise InputError(f"{root}: no photographs found; see README, «Use your own photographs»")
-    paths = [path for path, _, _ in photographs]
+    if not images:
+        raise InputError(f"{root}: no images found; see README, «Use your own images»")
+    paths = [path for path, _, _ in images]
     if strange := [path for path in paths if not _is_text(path)]:
         lines = (f"{named(path)}: its name is not UTF-8; rename it" for path in strange)
         raise InputError("\n".join(lines))
     headers = map_files(lambda path: (*check_header(path), sha256_file(path)), paths, "index")
-    table = pd.DataFrame(photographs, columns=["path", "label", "split"])
+    table = pd.DataFrame(images, columns=["path", "label", "split"])
     table[["width", "height", "mode", "sha256"]] = headers
     table["path"] = [path.relative_to(root).as_posix() for path in paths]
     table = table.sort_values(["split", "path"]).reset_index(drop=True)
@@ -111,7 +109,7 @@ def _check_classes(
         raise InputError(f"{root}: only one class, {classes[0]!r}; at least two are needed")
     counts = pd.crosstab(table["label"], table["split"]).reindex(columns=SPLITS, fill_value=0)
     missing = [
-        f"{named(root)}: class {label!r} has no photographs in {split}; "
+        f"{named(root)}: class {label!r} has no images in {split}; "
         "add some there or remove the class from the other splits"
         for label in classes
         for split in required

@@ -1,4 +1,4 @@
-"""Photographs in class folders, with or without folders for the splits."""
+"""Images in class folders, with or without folders for the splits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,19 +7,19 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from fruitveg_tl.config import SPLITS
-from fruitveg_tl.data.dataset import Photograph
+from fruitveg_tl.data.dataset import Item
 from fruitveg_tl.utils.errors import InputError
 
 # The Kaggle set says "validation"; others say "val" or "valid".
 SPLIT_FOLDERS = {"train": "train", "test": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "val"
 )
-# Left by operating systems and archives; anything else in a class folder must be a photograph.
+# Left by operating systems and archives; anything else in a class folder must be an image.
 JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def from_folders(root: Path) -> Iterator[Photograph]:
-    """Yield the photographs of a folder.
+def from_folders(root: Path) -> Iterator[Item]:
+    """Yield the images of a folder.
 
     Args:
         root: holds train, validation and test folders of class folders, or class folders alone
@@ -38,12 +38,12 @@ def from_folders(root: Path) -> Iterator[Photograph]:
             for path, label in _labelled(splits[split]):
                 yield path, label, split
     else:
-        photographs = list(_labelled(root))
-        yield from _stratified(root, photographs) if photographs else ()
+        images = list(_labelled(root))
+        yield from _stratified(root, images) if images else ()
 
 
-def _stratified(root: Path, photographs: list[tuple[Path, str]]) -> Iterator[Photograph]:
-    paths, labels = [p for p, _ in photographs], [label for _, label in photographs]
+def _stratified(root: Path, images: list[tuple[Path, str]]) -> Iterator[Item]:
+    paths, labels = [p for p, _ in images], [label for _, label in images]
     try:
         rest, test = train_test_split(
             np.arange(len(paths)), test_size=0.2, stratify=labels, random_state=0
@@ -52,7 +52,7 @@ def _stratified(root: Path, photographs: list[tuple[Path, str]]) -> Iterator[Pho
             rest, test_size=0.125, stratify=[labels[i] for i in rest], random_state=0
         )
     except ValueError as error:
-        raise InputError(f"{root}: too few photographs to split 70/10/20 ({error})") from None
+        raise InputError(f"{root}: too few images to split 70/10/20 ({error})") from None
     for split, rows in zip(SPLITS, (train, val, test), strict=True):
         for row in rows:
             yield paths[row], labels[row], split

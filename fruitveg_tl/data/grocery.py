@@ -11,13 +11,13 @@ import pandas as pd
 import pooch
 
 from fruitveg_tl.config import PATHS, SPLITS
-from fruitveg_tl.data.dataset import Dataset, Photograph
+from fruitveg_tl.data.dataset import Dataset, Item
 from fruitveg_tl.utils.errors import InputError, first_line
 from fruitveg_tl.utils.storage import atomic_path, exclusive, sha256_file
 
 GROCERY_URL = "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs/heads/master.zip"
 # GitHub builds archives on demand and promises no stable bytes for them, so the pin is on the
-# content: every fruit and vegetable photograph, the split files and the class table.
+# content: every fruit and vegetable image, the split files and the class table.
 GROCERY_SHA256 = "f374e86710251b1da4c1d542be92df2b42e8aeebf129a8a49a51378b963fcd0f"
 GROCERY_FOLDERS = ("Fruit", "Vegetables")
 TIMEOUT = 20  # seconds without a byte before a server counts as silent
@@ -100,8 +100,8 @@ def _refuse_hostile(members: list[zipfile.ZipInfo]) -> None:
         raise ValueError(f"the archive is unsafe: it would unpack to {total:,} bytes")
 
 
-def from_lists(root: Path, labels: str, kinds: tuple[str, ...]) -> Iterator[Photograph]:
-    """Yield the photographs that the set's own split files list.
+def from_lists(root: Path, labels: str, kinds: tuple[str, ...]) -> Iterator[Item]:
+    """Yield the images that the set's own split files list.
 
     Args:
         root: the folder with classes.csv and the split files.
@@ -131,7 +131,7 @@ def levels(dataset: Dataset) -> pd.DataFrame:
 
     Returns:
         one row per class, in their order: fruit (e.g. Apple, also of a vegetable) and kind (Fruit,
-        Vegetables or Packages), from the folders of the photographs.
+        Vegetables or Packages), from the folders of the images.
     """
     folders = dataset.index["path"].str.split("/", expand=True)
     found = pd.DataFrame({"fruit": folders[2], "kind": folders[1], "class": dataset.index["label"]})

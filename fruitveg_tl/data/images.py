@@ -1,4 +1,4 @@
-"""Photographs to pixels: decoded once into one uint8 array on disk, then memory-mapped."""
+"""Images to pixels: decoded once into one uint8 array on disk, then memory-mapped."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from fruitveg_tl.utils.errors import InputError, named
 from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import atomic_path, new_array
 
-# What cameras and web pages give. An animation is not a photograph, so no GIF.
+# What cameras and web pages give. An animation is several images, so no GIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
 WORKERS = 4
 
@@ -24,7 +24,7 @@ def check_header(path: Path) -> tuple[int, int, str]:
     """Return (width, height, mode) of an image file without decoding its pixels.
 
     Raises:
-        InputError: if the file is missing, empty, not an image, too large to be a photograph
+        InputError: if the file is missing, empty, not an image, too large to be an image
             (Pillow's limit, 179 million pixels), an animation, or of another kind than `FORMATS`.
     """
     fix = "replace or delete it, then run again"
@@ -35,12 +35,12 @@ def check_header(path: Path) -> tuple[int, int, str]:
         with Image.open(path) as image:
             if image.format not in FORMATS:
                 raise InputError(
-                    f"{named(path)}: its content is {image.format}, not a photograph in "
+                    f"{named(path)}: its content is {image.format}, not an image in "
                     f"{', '.join(FORMATS)}; {convert}"
                 )
-            # A camera's MPO holds several views of one moment, of which the first is the picture.
+            # A camera's MPO holds several views of one moment, of which the first is the image.
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise InputError(f"{named(path)}: it holds several pictures; {convert}")
+                raise InputError(f"{named(path)}: it holds several images; {convert}")
             return image.width, image.height, image.mode
     except InputError:
         raise
@@ -51,7 +51,7 @@ def check_header(path: Path) -> tuple[int, int, str]:
 
 
 def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
-    """Decode one photograph to a square of RGB pixels.
+    """Decode one image to a square of RGB pixels.
 
     The EXIF orientation is applied, transparency is laid on white, palette, grey and CMYK become
     RGB; then the shorter side is scaled to `size` and the centre is cropped, so that the aspect
@@ -127,12 +127,12 @@ def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -
 
 
 def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0) -> np.ndarray:
-    """Return all photographs as one memory-mapped array, decoding them on the first call.
+    """Return all images as one memory-mapped array, decoding them on the first call.
 
     Args:
-        paths: the photographs, in the order of the index.
+        paths: the images, in the order of the index.
         size: side of every square in pixels.
-        file: where the array lives; its name must identify the photographs, `size` and
+        file: where the array lives; its name must identify the images, `size` and
             `crop`.
         crop: see `decode`.
 
@@ -150,6 +150,6 @@ def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0)
             def fill(path: Path) -> None:
                 pixels[rows[path]] = decode(path, size, crop)
 
-            map_files(fill, paths, "decode photographs")
+            map_files(fill, paths, "decode images")
             pixels.flush()
     return np.load(file, mmap_mode="r")

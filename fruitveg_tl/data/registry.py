@@ -1,12 +1,12 @@
-"""The sets of photographs by name, and how each is fetched, generated or read."""
+"""The sets of images by name, and how each is fetched, generated or read."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fruitveg_tl.config import PATHS, SPLITS
-from fruitveg_tl.data import grocery, synthetic
-from fruitveg_tl.data.dataset import Dataset, Photograph, index
+from fruitveg_tl.data import grocery, kaggle, synthetic
+from fruitveg_tl.data.dataset import Dataset, Item, index
 from fruitveg_tl.data.folders import from_folders
 from fruitveg_tl.utils.errors import InputError
 
@@ -41,30 +41,30 @@ def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = Non
     return index(title, root, list(source), required)
 
 
-def _sample(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]]:
+def _sample(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
     root = synthetic.generate(PATHS.data / "sample")
     return root, from_folders(root)
 
 
-def _fruits_veges(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]]:
+def _fruits_veges(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
     root = data or kaggle.fetch()
     return root, from_folders(root)
 
 
 def _grocery(
     data: Path | None, labels: str, kinds: tuple[str, ...] = ("Fruit", "Vegetables")
-) -> tuple[Path, Iterator[Photograph]]:
+) -> tuple[Path, Iterator[Item]]:
     root = data or grocery.fetch(PATHS.data / "grocery")
     root = root / "dataset" if (root / "dataset").is_dir() else root
     return root, grocery.from_lists(root, labels, kinds)
 
 
-def _grocery_all(data: Path | None, labels: str) -> tuple[Path, Iterator[Photograph]]:
+def _grocery_all(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
     return _grocery(data, labels, ("Fruit", "Vegetables", "Packages"))
 
 
 GROCERY = ("grocery", "grocery-all")
-DATASETS: dict[str, Callable[[Path | None, str], tuple[Path, Iterator[Photograph]]]] = {
+DATASETS: dict[str, Callable[[Path | None, str], tuple[Path, Iterator[Item]]]] = {
     "sample": _sample,
     "grocery": _grocery,
     "grocery-all": _grocery_all,

@@ -1,8 +1,8 @@
 """The embedded default: a small set of drawn fruit and vegetables, made in seconds.
 
-It exists so that every command runs anywhere without a download; nothing about real photographs
+It exists so that every command runs anywhere without a download; nothing about real images
 follows from it. Shape and texture tell the classes apart, colour hardly: classes share their
-colours, light tints the whole picture, and the clutter behind has the colours of the fruit.
+colours, light tints the whole image, and the clutter behind has the colours of the fruit.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +26,7 @@ from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import atomic_path, exclusive
 
 SIZE = 96  # pixels
-COUNTS = {"train": 64, "val": 12, "test": 24}  # photographs per class
+COUNTS = {"train": 64, "val": 12, "test": 24}  # images per class
 
 
 def generate(folder: Path, seed: int = 0) -> Path:
@@ -58,7 +58,7 @@ def generate(folder: Path, seed: int = 0) -> Path:
 
 
 def render(name: str, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Draw one photograph of a class.
+    """Draw one image of a class.
 
     Args:
         name: a key of `DRAWINGS`.

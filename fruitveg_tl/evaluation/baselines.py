@@ -13,14 +13,14 @@ LEVELS = 4  # per channel: 64 colours
 
 
 def majority(dataset: Dataset) -> np.ndarray:
-    """Return each class's share of training as the answer for every photograph, (n_test, c)."""
+    """Return each class's share of training as the answer for every image, (n_test, c)."""
     return _answers(DummyClassifier(strategy="prior"), dataset, np.zeros((len(dataset.index), 1)))
 
 
 def colour_histogram(dataset: Dataset) -> np.ndarray:
     """Return the answers of a logistic regression on colour alone, (n_test, classes).
 
-    It sees how much of the photograph has each of 64 colours, as square roots of the shares
+    It sees how much of the image has each of 64 colours, as square roots of the shares
     (Hellinger's distance), and nothing of shape.
     """
     pixels = dataset.pixels(SIZE) // (256 // LEVELS)

@@ -15,14 +15,14 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     """Compare confidence with accuracy in bins of equal width (Guo et al. 2017).
 
     Returns:
-        one row per bin that holds an answer: photographs, confidence and accuracy (their means).
+        one row per bin that holds an answer: images, confidence and accuracy (their means).
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     # Bins are open on the left: a confidence of exactly 1 belongs to the last one.
     found = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     answers = pd.DataFrame({"bin": found, "confidence": confidence, "accuracy": right})
     return answers.groupby("bin").agg(
-        photographs=("accuracy", "size"),
+        images=("accuracy", "size"),
         confidence=("confidence", "mean"),
         accuracy=("accuracy", "mean"),
     )
@@ -32,13 +32,13 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
     """Return the mean gap between confidence and accuracy over the bins, 0 to 1 (Guo et al.)."""
     found = reliability(labels, probabilities)
     gaps = (found["confidence"] - found["accuracy"]).abs()
-    return float(np.average(gaps, weights=found["photographs"]))
+    return float(np.average(gaps, weights=found["images"]))
 
 
 def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Fit the temperature that minimises the cross-entropy: above 1, the network was too sure.
 
-    To be fitted on the validation split, never on the photographs it is judged by (Guo et al.).
+    To be fitted on the validation split, never on the images it is judged by (Guo et al.).
     """
 
     def loss(log_temperature: float) -> float:

@@ -21,8 +21,8 @@ def cost(run: Run) -> dict:
     and measured; the result stays in the run's folder as `cost.json`.
 
     Returns:
-        parameters; megabytes (of them as float32); gigaflops (per photograph, a multiplication
-        and an addition counted as two); latency_ms (median over `REPEATS` single photographs);
+        parameters; megabytes (of them as float32); gigaflops (per image, a multiplication
+        and an addition counted as two); latency_ms (median over `REPEATS` single images);
         environment (see `runtime.environment`).
     """
     file = run.folder / "cost.json"
@@ -59,10 +59,10 @@ def multiplications(model: keras.Model) -> int:
 
 
 def _latency(model: keras.Model) -> float:
-    picture = np.zeros((1, *model.input_shape[1:]), np.float32)
+    image = np.zeros((1, *model.input_shape[1:]), np.float32)
     times = []
     for _ in range(REPEATS + 3):
         start = time.perf_counter()
-        model.predict_on_batch(picture)
+        model.predict_on_batch(image)
         times.append(time.perf_counter() - start)
     return 1000 * float(np.median(times[3:]))  # the first calls compile

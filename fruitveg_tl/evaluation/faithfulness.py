@@ -58,11 +58,11 @@ def sanity(
         model: a whole network.
         backbone: its registry entry.
         pixels: raw RGB (n, size, size, 3) in 0..255.
-        classes: class index to explain for each photograph, shape (n,).
+        classes: class index to explain for each image, shape (n,).
 
     Returns:
         what was forgotten (see `randomised`) to the rank correlation of the maps (Spearman, mean
-        over the photographs), 1 where nothing was. A map that shows what was learnt loses it; one
+        over the images), 1 where nothing was. A map that shows what was learnt loses it; one
         that merely finds edges keeps it.
     """
     maps = {
@@ -88,7 +88,7 @@ def deletion(
     maps: np.ndarray,
     shares: Sequence[float] = SHARES,
 ) -> np.ndarray:
-    """Blur a photograph where a map is highest, more and more, and ask again (Petsiuk et al. 2018).
+    """Blur an image where a map is highest, more and more, and ask again (Petsiuk et al. 2018).
 
     Args:
         model: a whole network.
@@ -104,8 +104,8 @@ def deletion(
     blurred = ndimage.gaussian_filter(clear, (0, size / 10, size / 10, 0))
     order = np.argsort(np.argsort(-maps.reshape(len(maps), -1), axis=1, kind="stable"), axis=1)
     rank = order.reshape(maps.shape)[..., None] / size**2
-    pictures = (np.where(rank < share, blurred, clear) for share in shares)
-    return np.stack([model.predict(picture, verbose=0) for picture in pictures])
+    images = (np.where(rank < share, blurred, clear) for share in shares)
+    return np.stack([model.predict(image, verbose=0) for image in images])
 
 
 def random_maps(count: int, cells: int, size: int, seed: int = 0) -> np.ndarray:
@@ -114,7 +114,7 @@ def random_maps(count: int, cells: int, size: int, seed: int = 0) -> np.ndarray:
     Args:
         count: number of maps.
         cells: per side, as many as the last convolution has places.
-        size: side of the photographs in pixels.
+        size: side of the images in pixels.
         seed: of the random numbers.
 
     Returns:

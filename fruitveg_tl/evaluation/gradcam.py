@@ -19,10 +19,10 @@ def gradcam(
         model: a whole network from `backbones.build_network` or `model.keras`.
         backbone: its registry entry; its `last_conv` is read.
         pixels: raw RGB (n, size, size, 3) in 0..255.
-        classes: class index to explain for each photograph, shape (n,).
+        classes: class index to explain for each image, shape (n,).
 
     Returns:
-        float32 (n, size, size) in 0..1, 1 at each photograph's strongest place; all zero where
+        float32 (n, size, size) in 0..1, 1 at each image's strongest place; all zero where
         nothing speaks for the class.
     """
     reader = keras.Model(model.inputs, model.get_layer(backbone.last_conv).output)

@@ -24,8 +24,8 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
 
     Returns:
         accuracy, loss (cross-entropy in nats), top5_accuracy, and precision, recall and F1 as
-        macro (every class counts the same) and weighted (every photograph counts the same)
-        averages. A class that is never predicted has precision 0, one without photographs
+        macro (every class counts the same) and weighted (every image counts the same)
+        averages. A class that is never predicted has precision 0, one without images
         recall 0, and F1 is 0 where both are: scikit-learn's `zero_division=0`.
 
     Raises:
@@ -79,7 +79,7 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
         classes: names of its rows and columns.
 
     Returns:
-        true, answer, photographs (how many), share (of the true class's photographs).
+        true, answer, images (how many), share (of the true class's images).
     """
     rows, columns = np.nonzero(counts - np.diag(np.diag(counts)))
     wrong = counts[rows, columns]
@@ -88,11 +88,11 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
         {
             "true": names[rows],
             "answer": names[columns],
-            "photographs": wrong,
+            "images": wrong,
             "share": wrong / counts.sum(1)[rows],
         }
     )
-    return pairs.sort_values("photographs", ascending=False, kind="stable", ignore_index=True)
+    return pairs.sort_values("images", ascending=False, kind="stable", ignore_index=True)
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -117,16 +117,16 @@ def interval(
     score: Callable[[np.ndarray, np.ndarray], float] = accuracy,
     resamples: int = 1000,
 ) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval of a score over the test photographs.
+    """Return a 95 % bootstrap interval of a score over the test images.
 
-    It says how far the score depends on which photographs happen to be in the test split, not on
+    It says how far the score depends on which images happen to be in the test split, not on
     the seed of training. Percentile bootstrap (Efron 1979) by SciPy, seeded.
 
     Args:
         labels: true class indices, shape (n,).
         probabilities: shape (n, classes), see `evaluate`.
         score: from true and predicted class indices to a number.
-        resamples: how many times the photographs are drawn anew.
+        resamples: how many times the images are drawn anew.
     """
     labels, probabilities = _checked(labels, probabilities)
     predicted = probabilities.argmax(1)

@@ -1,4 +1,4 @@
-"""Which differences between networks are more than the luck of the test photographs."""
+"""Which differences between networks are more than the luck of the test images."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -13,14 +13,14 @@ LEVEL = 0.05
 
 
 def compare(right: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Compare every two networks on the same test photographs.
+    """Compare every two networks on the same test images.
 
-    Paired percentile bootstrap over the photographs (Efron 1979; SciPy, seeded) of the difference
+    Paired percentile bootstrap over the images (Efron 1979; SciPy, seeded) of the difference
     in accuracy; Holm's correction over all pairs (Holm 1979; statsmodels), because with many pairs
     one or the other differs by luck.
 
     Args:
-        right: name to the share of its seeds that are right on each photograph, shape (n,), in
+        right: name to the share of its seeds that are right on each image, shape (n,), in
             0..1; with one seed 0 or 1.
 
     Returns:
@@ -29,10 +29,10 @@ def compare(right: Mapping[str, np.ndarray]) -> pd.DataFrame:
         0.05).
 
     Raises:
-        ValueError: if the networks did not answer the same number of photographs.
+        ValueError: if the networks did not answer the same number of images.
     """
     if len({len(values) for values in right.values()}) > 1:
-        raise ValueError("the networks were not tested on the same photographs")
+        raise ValueError("the networks were not tested on the same images")
     rows = []
     for pair in combinations(right, 2):
         better, worse = sorted(pair, key=lambda name: -np.mean(right[name]))
@@ -50,7 +50,7 @@ def compare(right: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 
 def verdict(pairs: pd.DataFrame) -> str:
-    """Say in a sentence which ranks of `compare`'s pairs these photographs cannot resolve."""
+    """Say in a sentence which ranks of `compare`'s pairs these images cannot resolve."""
     doubtful = pairs[~pairs["resolved"]]
     if not len(doubtful):
         return f"All {len(pairs)} differences are resolved."

@@ -154,7 +154,7 @@ def build_network(
     Args:
         backbone: the registry entry.
         classes: number of classes.
-        size: side of the input photographs in pixels, at least 32.
+        size: side of the input images in pixels, at least 32.
         weights: the backbone's parameters in the order of `get_weights()`; None keeps the random
             initialisation.
         frozen: True for transfer: the prefix is not trainable, and neither is any BatchNorm

@@ -95,7 +95,7 @@ def embedded_file(backbone: Backbone) -> Path:
 
 
 def card(backbone: Backbone) -> dict:
-    """Return what is known of the shipped weights: photographs, recipe, hash, accuracy, licence."""
+    """Return what is known of the shipped weights: images, recipe, hash, accuracy, licence."""
     return json.loads(embedded_file(backbone).with_suffix(".json").read_text())
 
 
@@ -109,7 +109,7 @@ def training_seconds(about: dict) -> float:
     return sum(part["seconds"] for part in trainings(about))
 
 
-def settle(backbone: Backbone, values: Sequence[np.ndarray], photographs: np.ndarray) -> list:
+def settle(backbone: Backbone, values: Sequence[np.ndarray], images: np.ndarray) -> list:
     """Give random weights the BatchNorm statistics that belong to them.
 
     A fresh BatchNorm says mean 0 and variance 1, which no random layer's output has; in inference
@@ -119,17 +119,17 @@ def settle(backbone: Backbone, values: Sequence[np.ndarray], photographs: np.nda
     Args:
         backbone: the registry entry.
         values: random weights from `resolve`.
-        photographs: training photographs (n, size, size, 3), RGB in 0..255; some hundred.
+        images: training images (n, size, size, 3), RGB in 0..255; some hundred.
 
     Returns:
-        `values` with every moving mean and variance replaced by those of the photographs.
+        `values` with every moving mean and variance replaced by those of the images.
     """
-    model = backbone.constructor(weights=None, include_top=False, input_shape=photographs.shape[1:])
+    model = backbone.constructor(weights=None, include_top=False, input_shape=images.shape[1:])
     model.set_weights(values)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
-    model(backbone.preprocess_input(photographs.astype(np.float32)), training=True)
+    model(backbone.preprocess_input(images.astype(np.float32)), training=True)
     return model.get_weights()
 
 

@@ -1,4 +1,4 @@
-"""Figures of the photographs themselves: pure functions that return a Matplotlib figure."""
+"""Figures of the images themselves: pure functions that return a Matplotlib figure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,12 +15,12 @@ from fruitveg_tl.reporting.style import COLOURS, STYLES, WIDTH, new_figure
 def contact_sheet(
     pixels: np.ndarray, labels: Sequence[str], columns: int = 6, blocks: int = 2
 ) -> Figure:
-    """Show the first photographs of every class, a class per block.
+    """Show the first images of every class, a class per block.
 
     Args:
         pixels: uint8 (n, size, size, 3).
-        labels: class name of each photograph.
-        columns: photographs shown of each class.
+        labels: class name of each image.
+        columns: images shown of each class.
         blocks: classes beside each other.
     """
     names = np.asarray(labels)
@@ -38,7 +38,7 @@ def contact_sheet(
 
 
 def class_balance(index: pd.DataFrame) -> Figure:
-    """Show how many photographs each class has in each split.
+    """Show how many images each class has in each split.
 
     Args:
         index: of a `Dataset`.
@@ -48,7 +48,7 @@ def class_balance(index: pd.DataFrame) -> Figure:
     for axis, split, colour in zip(axes[0], SPLITS, COLOURS, strict=False):
         bars = axis.barh(counts.index, counts[split], color=colour)
         axis.bar_label(bars, fontsize=6, padding=1)
-        axis.set_title(f"{split}: {counts[split].sum()} photographs", fontsize=9)
+        axis.set_title(f"{split}: {counts[split].sum()} images", fontsize=9)
         axis.tick_params(labelsize=7)
         axis.margins(x=0.15, y=0.01)
     axes[0, 0].invert_yaxis()
@@ -60,7 +60,7 @@ def distributions(values: pd.DataFrame, splits: pd.Series) -> Figure:
     """Show how each column of `values` is distributed, a line per split.
 
     Args:
-        values: one row per photograph, e.g. from `audit.quality`.
+        values: one row per image, e.g. from `audit.quality`.
         splits: "train", "val" or "test" of each.
     """
     rows = -(-values.shape[1] // 2)
@@ -77,10 +77,10 @@ def distributions(values: pd.DataFrame, splits: pd.Series) -> Figure:
     return figure
 
 
-def pictures(
+def image_grid(
     images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, scale: float = 1.0
 ) -> Figure:
-    """Show photographs in a grid.
+    """Show images in a grid.
 
     Args:
         images: each (height, width, 3), uint8, or floats in 0..1.
@@ -100,7 +100,7 @@ def pictures(
 
 
 def heat(pixels: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Darken photographs where a heat map is low: readable in grey, unlike a colour overlay.
+    """Darken images where a heat map is low: readable in grey, unlike a colour overlay.
 
     Args:
         pixels: uint8 (n, size, size, 3).
@@ -113,7 +113,7 @@ def heat(pixels: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def preprocessed(tensors: Mapping[str, np.ndarray]) -> Figure:
-    """Show how the values of one photograph are distributed after each backbone's preprocessing.
+    """Show how the values of one image are distributed after each backbone's preprocessing.
 
     Args:
         tensors: name to array of any shape whose last axis is the three channels.

@@ -25,7 +25,7 @@ NUMBERS = ("size", "views", "probe_epochs", "finetune_epochs")
 
 @dataclass(frozen=True)
 class Study:
-    """Photographs, settings and seeds that a notebook is about.
+    """Images, settings and seeds that a notebook is about.
 
     Attributes:
         name: of the dataset, e.g. "grocery".
@@ -41,17 +41,17 @@ class Study:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The photographs."""
+        """The images."""
         return registry.load(self.name, self.labels)
 
     @property
     def size(self) -> int:
-        """Side of the photographs in pixels."""
+        """Side of the images in pixels."""
         return self.settings.get("size", RunConfig.size)
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """The photographs as the study's networks see them, see `Dataset.pixels`."""
+        """The images as the study's networks see them, see `Dataset.pixels`."""
         return self.dataset.pixels(self.size, self.settings.get("crop", RunConfig.crop))
 
     def run(self, backbone: str, network: bool = False, **changes) -> list[str]:
@@ -80,7 +80,7 @@ class Study:
 def choose(dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **settings) -> Study:
     """Return the study a notebook asks for, or the one the environment asks for instead.
 
-    FRUITVEG_DATASET and FRUITVEG_LABELS override the photographs: the settings given here are
+    FRUITVEG_DATASET and FRUITVEG_LABELS override the images: the settings given here are
     then replaced by those of that dataset's profile, with one seed. FRUITVEG_SEEDS (e.g. "0 1 2"),
     FRUITVEG_SIZE, FRUITVEG_VIEWS, FRUITVEG_PROBE_EPOCHS and FRUITVEG_FINETUNE_EPOCHS override the
     rest.
@@ -121,9 +121,9 @@ def caveat(run: Run) -> None:
         about = card(BACKBONES[run.config.backbone])
         say(
             f"> **Source weights made here.** {run.model} started from in-house weights, not from "
-            f"Keras' ImageNet ones. They come from {about['photographs']}, in "
+            f"Keras' ImageNet ones. They come from {about['images']}, in "
             f"{training_seconds(about) / 60:.0f} minutes of training, and put "
-            f"{about['held_out_accuracy_rounded']:.0%} of the photographs held out into the right "
+            f"{about['held_out_accuracy_rounded']:.0%} of the images held out into the right "
             "class. ImageNet weights know far more; so would what they transfer."
         )
 

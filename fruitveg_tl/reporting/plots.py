@@ -73,7 +73,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Show a confusion matrix: shares of each true class as shades, photographs as numbers.
+    """Show a confusion matrix: shares of each true class as shades, images as numbers.
 
     Args:
         counts: from `metrics.confusion`.

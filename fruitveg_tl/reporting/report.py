@@ -24,7 +24,7 @@ from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import atomic_path
 
-TITLE = "Transfer learning on photographs of fruit and vegetables"
+TITLE = "Transfer learning on images of fruit and vegetables"
 ASSETS = Path(__file__).with_name("assets")
 
 

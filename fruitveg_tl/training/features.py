@@ -1,7 +1,7 @@
 """The frozen part, computed once.
 
-Activations at the freeze boundary are stored for the plain view of every photograph and for K
-seeded augmented views of the training photographs. Linear probe and fine-tuning read only these.
+Activations at the freeze boundary are stored for the plain view of every image and for K
+seeded augmented views of the training images. Linear probe and fine-tuning read only these.
 Caching augmented views on purpose trades variety for speed: an image is seen in K+1 versions over
 the whole training instead of a new one each epoch; benchmarks/usual_recipe.py compares the two.
 """
@@ -29,8 +29,8 @@ class Activations:
     """What the tail is trained on.
 
     Attributes:
-        plain: (n, …) array of all photographs of the set, in the order of the index.
-        views: K arrays (n_train, …) of augmented training photographs.
+        plain: (n, …) array of all images of the set, in the order of the index.
+        views: K arrays (n_train, …) of augmented training images.
         pooled_plain: (n, d) pooled features of `plain` before any fine-tuning, float32.
         pooled_views: the same of `views`.
         seconds: time it took to compute all this, on whichever run it was computed.
@@ -68,7 +68,7 @@ def compute_activations(
 
     Args:
         pixels: uint8 (n, size, size, 3).
-        train: indices of the training photographs.
+        train: indices of the training images.
         prefix: the frozen part; None stores the (augmented) pixels themselves, as uint8.
         pool: boundary activations to pooled features; None where no linear probe is trained.
         views: K, the number of augmented views. View k depends on k alone, not on the run's

@@ -25,11 +25,11 @@ class Batches(Sequence):
     wait between epochs, of unknown cause).
 
     Args:
-        views: arrays with one row per photograph, all of the same shape; with several, each
-            photograph of the epoch is drawn from a random one of them.
+        views: arrays with one row per image, all of the same shape; with several, each
+            image of the epoch is drawn from a random one of them.
         rows: rows[v] are the rows of `views[v]` to use, all of the same length n.
         labels: one-hot, shape (n, classes).
-        batch_size: photographs per batch.
+        batch_size: images per batch.
         rng: decides order, views and mixup; None keeps the order and takes the first view.
         mixup: alpha of mixup (Zhang et al. 2018): every batch is blended with itself in reverse
             order, values and labels alike, in a proportion from Beta(alpha, alpha); 0 for none.
@@ -72,12 +72,12 @@ class Batches(Sequence):
 def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
     """Return a loss that spares the network from learning which classes are frequent.
 
-    The cross-entropy of the answers times the classes' shares of the training photographs, to the
+    The cross-entropy of the answers times the classes' shares of the training images, to the
     power `balance`: logit adjustment (Menon et al. 2021), whose tau is `balance`. Answers without
     that factor, as a trained network gives them, favour rare classes more.
 
     Args:
-        frequencies: training photographs of each class.
+        frequencies: training images of each class.
         balance: 0 is the plain cross-entropy, 1 removes the frequencies wholly.
     """
     if not balance:
@@ -161,7 +161,7 @@ def interpolate(
 ) -> dict[str, float]:
     """Move the weights back towards `start` as far as that lowers the validation loss.
 
-    Fine-tuning on one shop's photographs forgets some of what holds in every shop; the point
+    Fine-tuning on one shop's images forgets some of what holds in every shop; the point
     between the weights before and after often does better than either (WiSE-FT, Wortsman et al.
     2022).
 
@@ -191,7 +191,7 @@ def run_epoch(model: keras.Model, batches: Batches, learn: bool = False) -> dict
     """Show a compiled model all batches, to learn from them or only to be tested.
 
     Returns:
-        loss and compiled metrics, averaged over all photographs.
+        loss and compiled metrics, averaged over all images.
     """
     step = model.train_on_batch if learn else model.test_on_batch
     totals: dict[str, float] = {}

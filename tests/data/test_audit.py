@@ -8,16 +8,16 @@ from fruitveg_tl.data.registry import load
 
 
 def scene(seed: int) -> Image.Image:
-    """A picture with large shapes, as perceptual hashes expect."""
+    """An image with large shapes, as perceptual hashes expect."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
 
 
-def write(root, pictures):
-    for name, picture in pictures.items():
+def write(root, images):
+    for name, image in images.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(file)
+        image.save(file)
     return load(str(root))
 
 
@@ -56,7 +56,7 @@ def test_pairs_within_a_split_are_no_leak():
     assert audit.leaked(pairs).tolist() == [2]
 
 
-def test_the_gap_is_what_photographs_seen_before_add():
+def test_the_gap_is_what_images_seen_before_add():
     clean = np.arange(300) >= 100
     right = np.where(clean, np.arange(300) % 2, 1)  # all that were seen, half of the others
     gap, low, high = audit.leak_gap(right, clean)
@@ -75,19 +75,19 @@ def test_a_chain_of_pairs_is_one_group():
     assert len(set(audit.groups(pairs[:0], 3))) == 3
 
 
-def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_photograph(tmp_path, home):
-    pictures = {
+def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_image(tmp_path, home):
+    images = {
         f"{split}/{name}/{i}.png": scene(100 * n + i % 8)  # the same eight in every split
         for split, count in (("train", 20), ("val", 10), ("test", 10))
         for n, name in enumerate(("kiwi", "pear"))
         for i in range(count)
     }
-    pictures |= {
+    images |= {
         f"train/{name}/more{i}.png": scene(1000 * (n + 1) + i)
         for n, name in enumerate(("kiwi", "pear"))
         for i in range(40)
     }
-    dataset = write(tmp_path / "set", pictures)
+    dataset = write(tmp_path / "set", images)
     assert len(audit.leaked(audit.duplicates(dataset, dataset.pixels(64))))
     again = audit.resplit(dataset, dataset.pixels(64))
     assert again.name == "set-resplit" and again.digest != dataset.digest
@@ -101,7 +101,7 @@ def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_photograph(tmp_path
     assert (counts.loc["kiwi"] - counts.loc["pear"]).abs().max() <= 10
 
 
-def test_quality_orders_photographs_as_the_eye_does():
+def test_quality_orders_images_as_the_eye_does():
     sharp = np.asarray(scene(3).resize((64, 64)))
     noise = np.random.default_rng(0).integers(-20, 20, sharp.shape)
     sharp = np.clip(sharp.astype(int) + noise, 0, 255).astype(np.uint8)

@@ -7,7 +7,7 @@ import zipfile
 
 import kagglesdk.kaggle_env
 import pytest
-from conftest import CLASSES, save_photograph
+from conftest import CLASSES, save_image
 
 from fruitveg_tl.data import grocery, kaggle, registry
 from fruitveg_tl.utils.errors import InputError
@@ -53,7 +53,7 @@ def archive(tmp_path):
         rows.append(f"{name},{number},{name},{number},/i,/d")
         for split, split_lines in lines.items():
             path = f"{split}/{folder}/{name}.jpg"
-            save_photograph(top / "dataset" / path, number, len(split))
+            save_image(top / "dataset" / path, number, len(split))
             split_lines.append(f"{path}, {number}, {number}")
     for split, split_lines in lines.items():
         (top / "dataset" / f"{split}.txt").write_text("\n".join(split_lines))
@@ -185,8 +185,8 @@ def kaggle_server(monkeypatch, server, tmp_path):
     return server
 
 
-def test_kaggle_set_comes_through_kagglehub(kaggle_server, photographs, home):
-    kaggle_server["body"] = zipped(photographs)
+def test_kaggle_set_comes_through_kagglehub(kaggle_server, images, home):
+    kaggle_server["body"] = zipped(images)
     dataset = registry.load("fruits-veges")
     assert dataset.classes == CLASSES and len(dataset.index) == 45
     assert any("DownloadDataset" in path or "download" in path for path in kaggle_server["asked"])
@@ -194,8 +194,8 @@ def test_kaggle_set_comes_through_kagglehub(kaggle_server, photographs, home):
 
 @pytest.mark.parametrize("change", [{"length": 10**6}, {"body": b"no zip"}, {"status": 500}])
 @pytest.mark.reliability("downloads that fail, then work")
-def test_a_failed_kaggle_download_is_never_half_a_dataset(kaggle_server, photographs, home, change):
-    kaggle_server["body"] = zipped(photographs)
+def test_a_failed_kaggle_download_is_never_half_a_dataset(kaggle_server, images, home, change):
+    kaggle_server["body"] = zipped(images)
     good = dict(kaggle_server)
     kaggle_server.update(change)
     with pytest.raises(InputError, match=r"fruits-veges.*FRUITVEG_DATA"):

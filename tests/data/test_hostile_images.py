@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import save_photograph, unprivileged
+from conftest import save_image, unprivileged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -66,7 +66,7 @@ GOOD = {
     "one pixel": ("a.png", encoded(Image.new("RGB", (1, 1)), "PNG")),
     "a thin line": ("a.png", encoded(Image.new("RGB", (1, 3000)), "PNG")),
     "PNG named .jpg": ("a.jpg", PNG),
-    "no ending": ("photograph", JPEG),
+    "no ending": ("image", JPEG),
     "name with spaces": ("a red apple.jpg", JPEG),
     "name with quotes": ("\"a\" 'b'.jpg", JPEG),
     "name in Unicode": ("яблоко 🍎.jpg", JPEG),
@@ -93,75 +93,75 @@ BAD = {
 }
 
 
-def put(photographs, name: str | bytes, content: bytes) -> bytes:
-    file = os.fsencode(photographs / "train" / "apple") + b"/" + os.fsencode(name)
+def put(images, name: str | bytes, content: bytes) -> bytes:
+    file = os.fsencode(images / "train" / "apple") + b"/" + os.fsencode(name)
     with open(file, "wb") as target:  # noqa: PTH123 (names that are not UTF-8)
         target.write(content)
     return file
 
 
 @pytest.mark.parametrize("kind", GOOD)
-@pytest.mark.reliability("odd photographs that work")
-def test_odd_photographs_work(photographs, home, kind):
-    file = os.fsdecode(put(photographs, *GOOD[kind]))
-    dataset = registry.load(str(photographs))
+@pytest.mark.reliability("odd images that work")
+def test_odd_images_work(images, home, kind):
+    file = os.fsdecode(put(images, *GOOD[kind]))
+    dataset = registry.load(str(images))
     assert len(dataset.index) == 46
     pixels = dataset.pixels(32)
-    row = dataset.index["path"].tolist().index(os.path.relpath(file, photographs))
-    np.testing.assert_array_equal(pixels[row], decode(photographs / file, 32))
+    row = dataset.index["path"].tolist().index(os.path.relpath(file, images))
+    np.testing.assert_array_equal(pixels[row], decode(images / file, 32))
 
 
 @pytest.mark.parametrize("kind", BAD)
-@pytest.mark.reliability("bad photographs, each named in one line")
-def test_bad_photographs_are_named_in_one_line(photographs, home, capsys, kind):
-    put(photographs, *BAD[kind])
-    assert refused(photographs, capsys).startswith("error: ")
+@pytest.mark.reliability("bad images, each named in one line")
+def test_bad_images_are_named_in_one_line(images, home, capsys, kind):
+    put(images, *BAD[kind])
+    assert refused(images, capsys).startswith("error: ")
 
 
-def refused(photographs, capsys) -> str:
+def refused(images, capsys) -> str:
     """Run, and return the one line on standard error."""
-    arguments = ["--dataset", str(photographs), "--backbones", "vgg16", "--weights", "random"]
+    arguments = ["--dataset", str(images), "--backbones", "vgg16", "--weights", "random"]
     code = cli.main(["run", *arguments, "--size", "32"])
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if not line.startswith("WARNING")]
     assert code == 2 and len(errors) == 1, lines
-    assert str(photographs) in errors[0]
+    assert str(images) in errors[0]
     return errors[0]
 
 
-def dangling(file, photographs):
-    file.symlink_to(photographs / "nowhere.jpg")
+def dangling(file, images):
+    file.symlink_to(images / "nowhere.jpg")
 
 
-def loop(file, photographs):
+def loop(file, images):
     file.symlink_to(file)
 
 
-def pipe(file, photographs):
+def pipe(file, images):
     os.mkfifo(file)
 
 
 @pytest.mark.parametrize("make", [dangling, loop, pipe], ids=lambda make: make.__name__)
-@pytest.mark.reliability("bad photographs, each named in one line")
-def test_what_is_no_file_is_named_and_never_waited_for(photographs, home, capsys, make):
-    make(photographs / "train" / "apple" / "x.jpg", photographs)
-    assert "x.jpg" in refused(photographs, capsys)
+@pytest.mark.reliability("bad images, each named in one line")
+def test_what_is_no_file_is_named_and_never_waited_for(images, home, capsys, make):
+    make(images / "train" / "apple" / "x.jpg", images)
+    assert "x.jpg" in refused(images, capsys)
 
 
-@pytest.mark.reliability("bad photographs, each named in one line")
-def test_a_photograph_that_may_not_be_read(open_folder):
-    file = save_photograph(open_folder / "x.jpg", 0, 0)
+@pytest.mark.reliability("bad images, each named in one line")
+def test_a_image_that_may_not_be_read(open_folder):
+    file = save_image(open_folder / "x.jpg", 0, 0)
     file.chmod(0)
     with unprivileged(), pytest.raises(InputError, match=r"x\.jpg: cannot be read \(Permission"):
         check_header(file)
 
 
-@pytest.mark.reliability("odd photographs that work")
-def test_links_to_photographs_and_loops_of_folders(photographs, home):
-    folder = photographs / "train" / "apple"
+@pytest.mark.reliability("odd images that work")
+def test_links_to_images_and_loops_of_folders(images, home):
+    folder = images / "train" / "apple"
     (folder / "linked.jpg").symlink_to(folder / "0.jpg")
-    (folder / "again").symlink_to(photographs / "train", target_is_directory=True)
-    assert len(registry.load(str(photographs)).index) == 46
+    (folder / "again").symlink_to(images / "train", target_is_directory=True)
+    assert len(registry.load(str(images)).index) == 46
 
 
 def empty_class(root):
@@ -197,27 +197,27 @@ def one_of_each(root):
     ("make", "named"),
     [
         (one_class, "only one class, 'apple'"),
-        (class_in_one_split, "'durian' has no photographs in"),
+        (class_in_one_split, "'durian' has no images in"),
         (no_validation, "none for val"),
-        (one_of_each, "too few photographs"),
+        (one_of_each, "too few images"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 @pytest.mark.reliability("odd sets of classes")
-def test_sets_that_cannot_be_studied(photographs, home, make, named):
-    make(photographs)
+def test_sets_that_cannot_be_studied(images, home, make, named):
+    make(images)
     with pytest.raises(InputError, match=named):
-        registry.load(str(photographs))
+        registry.load(str(images))
 
 
 @pytest.mark.reliability("odd sets of classes")
-def test_an_empty_class_is_no_class(photographs, home):
-    empty_class(photographs)
-    assert registry.load(str(photographs)).classes == ("apple", "banana", "cherry")
+def test_an_empty_class_is_no_class(images, home):
+    empty_class(images)
+    assert registry.load(str(images)).classes == ("apple", "banana", "cherry")
 
 
 @pytest.mark.reliability("odd sets of classes")
-def test_a_thousand_classes_of_one_photograph_in_each_split(tmp_path, home):
+def test_a_thousand_classes_of_one_image_in_each_split(tmp_path, home):
     for split in ("train", "val", "test"):
         for number in range(1000):
             folder = tmp_path / "many" / split / f"class {number:04d}"
@@ -251,7 +251,7 @@ def mutated(content: bytes, changes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "MPO"])
-@pytest.mark.reliability("photographs with mutated bytes")
+@pytest.mark.reliability("images with mutated bytes")
 def test_mutated_bytes_never_give_more_than_an_input_error(tmp_path, kind, tried):
     whole, file = encoded(PHOTOGRAPH, kind), tmp_path / "x"
 

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from conftest import save_photograph
+from conftest import save_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -58,7 +58,7 @@ def test_aspect_ratio_is_kept_and_centre_taken(tmp_path):
     assert decode(tmp_path / "wide.png", 40).min() > 250
 
 
-def test_a_crop_keeps_the_centre_of_the_photograph(tmp_path):
+def test_a_crop_keeps_the_centre_of_the_image(tmp_path):
     pixels = np.full((160, 240, 3), 255, np.uint8)
     pixels[10:-10, 50:-50] = 0  # of the square in the middle, all but a sixteenth at each side
     for name in ("framed.png", "framed.jpg"):
@@ -68,7 +68,7 @@ def test_a_crop_keeps_the_centre_of_the_photograph(tmp_path):
 
 
 def test_array_holds_what_decode_gives_and_is_made_once(tmp_path):
-    paths = [save_photograph(tmp_path / f"{i}.jpg", i, i) for i in range(5)]
+    paths = [save_image(tmp_path / f"{i}.jpg", i, i) for i in range(5)]
     array = pixel_array(paths, 32, tmp_path / "cache" / "a.npy")
     assert array.dtype == np.uint8 and array.shape == (5, 32, 32, 3)
     np.testing.assert_array_equal(array, [decode(path, 32) for path in paths])
@@ -78,7 +78,7 @@ def test_array_holds_what_decode_gives_and_is_made_once(tmp_path):
 
 
 def test_all_bad_files_are_named_at_once_and_nothing_is_left(tmp_path):
-    paths = [save_photograph(tmp_path / f"{i}.jpg", i, i) for i in range(4)]
+    paths = [save_image(tmp_path / f"{i}.jpg", i, i) for i in range(4)]
     for path in paths[1:3]:
         path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError) as caught:

@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import CLASSES, COUNTS, PROJECT, save_photograph
+from conftest import CLASSES, COUNTS, PROJECT, save_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,7 +33,7 @@ def groceries(tmp_path):
         for split, split_lines in lines.items():
             for i in range(2):
                 path = f"{split}/{folder}/{name}_{i}.jpg"
-                save_photograph(root / path, number, i + 10 * len(split))
+                save_image(root / path, number, i + 10 * len(split))
                 split_lines.append(f"{path}, {number}, {coarse_ids[coarse]}")
     (root / "classes.csv").write_text("\n".join(rows) + "\n")
     for split, split_lines in lines.items():
@@ -41,8 +41,8 @@ def groceries(tmp_path):
     return root.parent
 
 
-def test_split_folders_become_one_index(photographs):
-    dataset = load(str(photographs))
+def test_split_folders_become_one_index(images):
+    dataset = load(str(images))
     assert dataset.classes == CLASSES
     assert dataset.split_sizes() == {"train": 24, "val": 9, "test": 12}
     row = dataset.index.iloc[0]
@@ -50,11 +50,11 @@ def test_split_folders_become_one_index(photographs):
     assert [dataset.classes[i] for i in dataset.labels] == dataset.index["label"].tolist()
 
 
-def test_order_and_hash_do_not_depend_on_the_file_system(photographs, tmp_path, monkeypatch):
-    first = load(str(photographs))
+def test_order_and_hash_do_not_depend_on_the_file_system(images, tmp_path, monkeypatch):
+    first = load(str(images))
     copy = tmp_path / "copy"
-    for path in sorted(photographs.rglob("*.jpg"), reverse=True):
-        target = copy / path.relative_to(photographs)
+    for path in sorted(images.rglob("*.jpg"), reverse=True):
+        target = copy / path.relative_to(images)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     second = load(str(copy))
@@ -62,50 +62,48 @@ def test_order_and_hash_do_not_depend_on_the_file_system(photographs, tmp_path, 
     assert second.index.equals(first.index)
 
 
-def test_hash_changes_with_a_pixel_a_label_or_a_split(photographs):
-    before = load(str(photographs)).digest
-    moved = photographs / "train" / "apple" / "0.jpg"
-    moved.rename(photographs / "train" / "banana" / "moved.jpg")
-    relabelled = load(str(photographs)).digest
-    (photographs / "train" / "banana" / "moved.jpg").rename(
-        photographs / "test" / "apple" / "moved.jpg"
-    )
-    resplit = load(str(photographs)).digest
-    save_photograph(photographs / "test" / "apple" / "moved.jpg", 0, 99)
-    assert len({before, relabelled, resplit, load(str(photographs)).digest}) == 4
+def test_hash_changes_with_a_pixel_a_label_or_a_split(images):
+    before = load(str(images)).digest
+    moved = images / "train" / "apple" / "0.jpg"
+    moved.rename(images / "train" / "banana" / "moved.jpg")
+    relabelled = load(str(images)).digest
+    (images / "train" / "banana" / "moved.jpg").rename(images / "test" / "apple" / "moved.jpg")
+    resplit = load(str(images)).digest
+    save_image(images / "test" / "apple" / "moved.jpg", 0, 99)
+    assert len({before, relabelled, resplit, load(str(images)).digest}) == 4
 
 
-def test_junk_is_skipped_but_no_photograph_is(photographs):
-    before = len(load(str(photographs)).index)
-    folder = photographs / "train" / "apple"
+def test_junk_is_skipped_but_no_image_is(images):
+    before = len(load(str(images)).index)
+    folder = images / "train" / "apple"
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "Thumbs.db").write_bytes(b"x")
-    (photographs / "__MACOSX").mkdir()
+    (images / "__MACOSX").mkdir()
     for name in ("UPPER.JPG", "b.jpeg", "c.png", "d.webp"):
         Image.new("RGB", (40, 40), len(name)).save(folder / name)
-    assert len(load(str(photographs)).index) == before + 4
+    assert len(load(str(images)).index) == before + 4
 
 
 @given(st.lists(st.integers(10, 30), min_size=2, max_size=5), st.integers(0, 3))
 @settings(max_examples=15, deadline=None)
 def test_a_folder_of_classes_is_split_stratified_and_repeatably(tmp_path_factory, counts, salt):
     root = tmp_path_factory.mktemp("plain")
-    photographs = [
+    images = [
         (root / str(label) / f"{salt}-{i}.jpg", str(label))
         for label, count in enumerate(counts)
         for i in range(count)
     ]
-    parts = list(folders._stratified(root, photographs))
-    assert parts == list(folders._stratified(root, photographs))
-    assert sorted(path for path, _, _ in parts) == sorted(path for path, _ in photographs)
+    parts = list(folders._stratified(root, images))
+    assert parts == list(folders._stratified(root, images))
+    assert sorted(path for path, _, _ in parts) == sorted(path for path, _ in images)
     for label, count in enumerate(counts):
         found = Counter(split for _, name, split in parts if name == str(label))
         assert abs(found["test"] - 0.2 * count) <= 1.5
         assert abs(found["val"] - 0.1 * count) <= 1.5
 
 
-def test_class_folders_alone_load(photographs):
-    dataset = load(str(photographs / "train"))
+def test_class_folders_alone_load(images):
+    dataset = load(str(images / "train"))
     assert dataset.classes == CLASSES and sum(dataset.split_sizes().values()) == 24
 
 
@@ -138,11 +136,11 @@ def test_grocery_may_lack_a_class_in_validation_but_not_in_training(groceries):
         file.write_text("\n".join(lines))
         if split == "val":
             assert load("grocery", data=groceries).classes == ("Apple", "Leek")
-    with pytest.raises(InputError, match="'Leek' has no photographs in train"):
+    with pytest.raises(InputError, match="'Leek' has no images in train"):
         load("grocery", data=groceries)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs are not on this machine")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real images are not on this machine")
 def test_the_real_grocery_dataset_has_its_published_sizes_and_the_pinned_content():
     dataset = load("grocery", data=SHARED)
     assert len(dataset.classes) == 34 and len(load("grocery", "fine", SHARED).classes) == 50
@@ -158,8 +156,8 @@ def test_environment_variable_points_at_a_copy(groceries, monkeypatch):
     assert load("grocery").classes == ("Apple", "Leek")
 
 
-def test_kaggle_layout(photographs):
-    assert load("fruits-veges", data=photographs).split_sizes()["val"] == 3 * COUNTS["validation"]
+def test_kaggle_layout(images):
+    assert load("fruits-veges", data=images).split_sizes()["val"] == 3 * COUNTS["validation"]
 
 
 @pytest.mark.parametrize(
@@ -171,10 +169,10 @@ def test_kaggle_layout(photographs):
         (lambda root: (root / "train" / "apple" / "0.jpg").write_bytes(b""), "0.jpg.*empty"),
     ],
 )
-def test_what_is_wrong_in_a_folder_is_named(photographs, change, named):
-    change(photographs)
+def test_what_is_wrong_in_a_folder_is_named(images, change, named):
+    change(images)
     with pytest.raises(InputError, match=named):
-        load(str(photographs))
+        load(str(images))
 
 
 def test_names_that_do_not_exist(tmp_path):
@@ -186,19 +184,19 @@ def test_names_that_do_not_exist(tmp_path):
         load("grocery", "medium")
     with pytest.raises(InputError, match=r"classes\.csv"):
         load("grocery", data=tmp_path)
-    with pytest.raises(InputError, match="no photographs"):
+    with pytest.raises(InputError, match="no images"):
         load(str(tmp_path))
 
 
 def test_one_class_is_not_enough(tmp_path):
     for i in range(12):
-        save_photograph(tmp_path / "only" / f"{i}.jpg", 0, i)
+        save_image(tmp_path / "only" / f"{i}.jpg", 0, i)
     with pytest.raises(InputError, match="at least two"):
         load(str(tmp_path))
 
 
-def test_pixels_follow_the_index(photographs, home):
-    dataset = load(str(photographs))
+def test_pixels_follow_the_index(images, home):
+    dataset = load(str(images))
     pixels = dataset.pixels(32)
     assert pixels.shape == (45, 32, 32, 3)
     # conftest makes the class's channel the strongest

@@ -11,16 +11,16 @@ def accuracy(dataset, answers):
     return metrics.evaluate(dataset.labels[dataset.rows("test")], answers)["accuracy"]
 
 
-def test_colour_tells_coloured_classes_apart_and_the_majority_does_not(photographs, home):
-    dataset = load(str(photographs))
+def test_colour_tells_coloured_classes_apart_and_the_majority_does_not(images, home):
+    dataset = load(str(images))
     assert accuracy(dataset, baselines.colour_histogram(dataset)) == 1.0
     guess = baselines.majority(dataset)
     assert accuracy(dataset, guess) == pytest.approx(1 / 3)
     np.testing.assert_allclose(guess, 1 / 3)
 
 
-def test_the_majority_follows_training_alone(photographs, home):
-    dataset = load(str(photographs))
+def test_the_majority_follows_training_alone(images, home):
+    dataset = load(str(images))
     index = dataset.index.copy()
     dropped = index.index[(index["split"] == "train") & (index["label"] != "cherry")][::2]
     fewer = replace(dataset, index=index.drop(dropped).reset_index(drop=True))

@@ -27,7 +27,7 @@ def test_the_error_is_the_known_one_in_a_case_done_by_hand():
     labels = np.array([0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.2, 0.8]])
     found = calibration.reliability(labels, probabilities, bins=10)
-    assert found["photographs"].tolist() == [1, 3]
+    assert found["images"].tolist() == [1, 3]
     assert found["accuracy"].tolist() == [1.0, pytest.approx(2 / 3)]
     expected = 0.25 * 0.2 + 0.75 * (0.9 - 2 / 3)
     assert calibration.expected_calibration_error(labels, probabilities) == pytest.approx(expected)
@@ -47,7 +47,7 @@ def test_temperature_scaling_finds_what_was_done_to_the_probabilities(true):
 def test_certain_and_wrong_is_survived():
     labels, probabilities = np.array([0, 1, 1]), np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert np.isfinite(calibration.temperature(labels, probabilities))
-    assert calibration.reliability(labels, probabilities)["photographs"].tolist() == [3]
+    assert calibration.reliability(labels, probabilities)["images"].tolist() == [3]
 
 
 @given(st.integers(0, 1000), st.integers(2, 40))

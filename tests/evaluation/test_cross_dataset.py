@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import COUNTS, save_photograph
+from conftest import COUNTS, save_image
 
 from fruitveg_tl import results
 from fruitveg_tl.data.registry import load
@@ -17,7 +17,7 @@ def write(root, classes):
     for split, count in COUNTS.items():
         for name, colour in classes.items():
             for i in range(count):
-                save_photograph(root / split / name / f"{i}.jpg", colour, i + 100 * len(split))
+                save_image(root / split / name / f"{i}.jpg", colour, i + 100 * len(split))
     return str(root)
 
 

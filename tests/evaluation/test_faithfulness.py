@@ -54,16 +54,16 @@ def test_a_map_without_ranks_agrees_with_nothing(pixels):
     assert faithfulness._correlation(slope, -slope) == pytest.approx(-1)
 
 
-def test_deletion_begins_with_the_photograph_and_blurs_the_highest_places_first(pixels):
+def test_deletion_begins_with_the_image_and_blurs_the_highest_places_first(pixels):
     class Camera:
         """A network that keeps what it is shown."""
 
         def __init__(self):
             self.seen = []
 
-        def predict(self, pictures, verbose):
-            self.seen.append(pictures.copy())
-            return np.full((len(pictures), 2), 0.5)
+        def predict(self, images, verbose):
+            self.seen.append(images.copy())
+            return np.full((len(images), 2), 0.5)
 
     maps = np.zeros((3, SIZE, SIZE))
     maps[:, :, : SIZE // 2] = 1

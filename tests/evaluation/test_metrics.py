@@ -50,7 +50,7 @@ def test_scores_agree_with_their_definitions(case):
 
 
 @given(answers(), st.randoms())
-def test_order_of_photographs_does_not_matter(case, random):
+def test_order_of_images_does_not_matter(case, random):
     labels, probabilities = case
     order = list(range(len(labels)))
     random.shuffle(order)
@@ -60,7 +60,7 @@ def test_order_of_photographs_does_not_matter(case, random):
 
 
 def test_zero_division_cases_are_zero():
-    # Class 1 is never predicted, class 2 has no photographs and is never predicted.
+    # Class 1 is never predicted, class 2 has no images and is never predicted.
     labels = np.array([0, 0, 1])
     probabilities = np.array([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.5, 0.4, 0.1]])
     scores = per_class(labels, probabilities, ["a", "b", "c"])
@@ -90,14 +90,14 @@ def test_what_does_not_match_is_refused(labels, probabilities):
 def test_confused_pairs_come_most_frequent_first():
     counts = np.array([[5, 0, 1], [3, 1, 0], [0, 0, 4]])
     pairs = confused_pairs(counts, ["a", "b", "c"])
-    assert pairs[["true", "answer", "photographs"]].to_numpy().tolist() == [
+    assert pairs[["true", "answer", "images"]].to_numpy().tolist() == [
         ["b", "a", 3],
         ["a", "c", 1],
     ]
     assert pairs["share"].tolist() == [3 / 4, 1 / 6]
 
 
-def test_interval_holds_the_score_and_narrows_with_more_photographs():
+def test_interval_holds_the_score_and_narrows_with_more_images():
     rng = np.random.default_rng(0)
     widths = []
     for n in (50, 800):

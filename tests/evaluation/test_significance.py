@@ -47,6 +47,6 @@ def test_seeds_enter_as_shares_and_order_does_not_matter():
     assert one["difference"].item() == pytest.approx(abs(shares.mean() - other.mean()))
 
 
-def test_other_photographs_are_refused():
-    with pytest.raises(ValueError, match="same photographs"):
+def test_other_images_are_refused():
+    with pytest.raises(ValueError, match="same images"):
         significance.compare({"a": right(0.5, 0), "b": right(0.5, 0)[:-1]})

@@ -10,7 +10,7 @@ FEATURES = {"vgg16": 512, "resnet50": 2048, "mobilenetv2": 1280}
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES.values(), ids=lambda b: b.name)
 
 
-def photographs(n=4, size=32, seed=0):
+def images(n=4, size=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3)).astype(np.float32)
 
 
@@ -18,7 +18,7 @@ def photographs(n=4, size=32, seed=0):
 def test_whole_saved_network_predicts_what_prefix_then_tail_predicts(backbone, tmp_path):
     network = build_network(backbone, 5, 32)
     network.tail.compile("adam", "sparse_categorical_crossentropy")
-    x = photographs()
+    x = images()
     activations = network.prefix.predict(x, verbose=0)
     network.tail.fit(activations, np.arange(4), epochs=2, verbose=0)
     in_two_steps = network.tail.predict(activations, verbose=0)
@@ -34,14 +34,14 @@ def test_whole_saved_network_predicts_what_prefix_then_tail_predicts(backbone, t
 def test_network_equals_the_plain_backbone_behind_its_own_preprocessing(backbone):
     plain = backbone.constructor(weights=None, include_top=False, input_shape=(32, 32, 3))
     network = build_network(backbone, 5, 32, plain.get_weights())
-    x = photographs()
+    x = images()
     expected = plain.predict(backbone.preprocess_input(x.copy()), verbose=0).mean((1, 2))
     pooled = network.pool.predict(network.prefix.predict(x, verbose=0), verbose=0)
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_preprocessing_differs_where_the_published_weights_need_it():
-    x = photographs(1)
+    x = images(1)
     vgg, resnet, mobile = (b.preprocess_input(x.copy()) for b in BACKBONES.values())
     np.testing.assert_allclose(vgg, resnet)  # both: BGR, channel means removed
     np.testing.assert_allclose(vgg[..., 0], x[..., 2] - 103.939, atol=1e-4)
@@ -56,7 +56,7 @@ def test_fine_tuning_moves_the_tail_and_nothing_else(backbone):
     frozen_before = [w.copy() for layer in norms for w in layer.get_weights()]
     prefix_before, head_before = network.prefix.get_weights(), network.head.get_weights()[1]
     network.tail.compile("sgd", "sparse_categorical_crossentropy")
-    activations = network.prefix.predict(photographs(6), verbose=0)
+    activations = network.prefix.predict(images(6), verbose=0)
     network.tail.fit(activations, np.arange(6) % 3, verbose=0)
     for before, after in zip(prefix_before, network.prefix.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -74,7 +74,7 @@ def test_whole_network_fit_keeps_batch_norm_statistics_still():
     network.model.compile("sgd", "sparse_categorical_crossentropy")
     norm = network.model.get_layer("block_14_project_BN")
     before = norm.moving_mean.numpy().copy()
-    network.model.fit(photographs(6), np.arange(6) % 3, verbose=0)
+    network.model.fit(images(6), np.arange(6) % 3, verbose=0)
     np.testing.assert_array_equal(norm.moving_mean.numpy(), before)
 
 
@@ -84,7 +84,7 @@ def test_batch_norm_asked_to_move_does_so_behind_the_boundary_alone():
     means = [network.model.get_layer(name).moving_mean for name in names]
     before = [np.array(mean) for mean in means]
     network.tail.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
-    network.tail.train_on_batch(network.prefix.predict_on_batch(photographs(6)), np.arange(6) % 3)
+    network.tail.train_on_batch(network.prefix.predict_on_batch(images(6)), np.arange(6) % 3)
     moved = [
         np.abs(np.array(mean) - old).max() > 0 for mean, old in zip(means, before, strict=True)
     ]
@@ -96,7 +96,7 @@ def test_from_scratch_everything_is_trained():
     norm = network.model.get_layer("block_14_project_BN")
     before = norm.moving_mean.numpy().copy()
     network.tail.compile("sgd", "sparse_categorical_crossentropy")
-    network.tail.fit(photographs(6), np.arange(6) % 3, verbose=0)
+    network.tail.fit(images(6), np.arange(6) % 3, verbose=0)
     assert network.prefix is None
     assert len(network.tail.non_trainable_variables) == 2 * 52  # the statistics of 52 BatchNorms
     assert np.abs(norm.moving_mean.numpy() - before).max() > 0

@@ -184,10 +184,10 @@ def test_files_that_cannot_be_used(home, file, tmp_path, monkeypatch):
 def test_random_weights_carry_the_signal_to_the_last_layer(home, key):
     backbone = BACKBONES[key]
     rng = np.random.default_rng(0)
-    photographs = rng.integers(0, 256, (24, 1, 1, 3)) + rng.normal(0, 20, (24, 48, 48, 3))
-    values = weights.settle(backbone, weights.resolve(backbone, "random").values, photographs)
+    images = rng.integers(0, 256, (24, 1, 1, 3)) + rng.normal(0, 20, (24, 48, 48, 3))
+    values = weights.settle(backbone, weights.resolve(backbone, "random").values, images)
     model = backbone.constructor(weights=None, include_top=False, input_shape=(48, 48, 3))
     model.set_weights(values)
-    features = model.predict_on_batch(backbone.preprocess_input(photographs.copy())).mean((1, 2))
+    features = model.predict_on_batch(backbone.preprocess_input(images.copy())).mean((1, 2))
     assert 0.01 < features.std() < 1000
     assert np.linalg.matrix_rank(features, tol=1e-3 * np.abs(features).max()) > 3

@@ -71,7 +71,7 @@ def test_makeshift_weights_are_said_loudly(finished, monkeypatch, source, said):
     shown = []
     monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
     start = {"seconds": 70, "start": None}
-    about = {"photographs": "some", "seconds": 50, "held_out_accuracy_rounded": 0.07}
+    about = {"images": "some", "seconds": 50, "held_out_accuracy_rounded": 0.07}
     about["start"] = start  # what it went on from counts
     monkeypatch.setattr(notebook, "card", lambda backbone: about)
     run = results.load(finished.name)

@@ -21,7 +21,7 @@ from fruitveg_tl.reporting import notebook as shared
 
 FILES = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
 MODELS = [file for file in FILES if file.name[:2] in ("02", "03", "04")]
-CHAPTERS = ("The photographs", "VGG16", "ResNet50", "MobileNetV2", "Comparison and findings")
+CHAPTERS = ("The images", "VGG16", "ResNet50", "MobileNetV2", "Comparison and findings")
 
 
 def code_cells(file):
@@ -51,7 +51,7 @@ def test_executed_in_order_without_errors_or_noise(file):
     assert file.stat().st_size < 5_000_000
 
 
-def test_all_five_name_one_clean_commit_and_one_set_of_photographs():
+def test_all_five_name_one_clean_commit_and_one_set_of_images():
     facts = set()
     for file in FILES:
         text = "\n".join(text for cell in code_cells(file) for text in markdown_outputs(cell))
@@ -99,7 +99,7 @@ def test_numbers_are_those_of_the_results_files(file, monkeypatch):
     assert compared >= 8
 
 
-def test_all_five_run_on_any_photographs(miniature):
+def test_all_five_run_on_any_images(miniature):
     home, environment = miniature
     done = command("report", home=home, **environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -112,7 +112,7 @@ def test_all_five_run_on_any_photographs(miniature):
         assert heading in text
     for source in ("source: Tiny ImageNet, in-house", "random initialisation, not transfer"):
         assert source in re.sub(r"\s+", " ", text)
-    figures = sorted(path.name for path in (home / "figures" / "photographs").iterdir())
+    figures = sorted(path.name for path in (home / "figures" / "images").iterdir())
     assert len(figures) >= 20 and "vgg16-confusion.png" in figures
     assert sum(len(page.images) for page in pages) >= len(figures)
 
@@ -143,7 +143,7 @@ def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path):
         browser.close()
     assert not failed
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert "photographs" in str(outputs)
+    assert "images" in str(outputs)
 
 
 @contextmanager

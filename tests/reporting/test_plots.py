@@ -22,7 +22,7 @@ def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, m
         assert image.width < 2000
 
 
-def test_confusion_matrix_names_rows_and_columns_and_writes_photographs():
+def test_confusion_matrix_names_rows_and_columns_and_writes_images():
     axis = plots.confusion_matrix(np.array([[3, 0], [1, 2]]), ["kiwi", "pear"]).axes[0]
     assert [text.get_text() for text in axis.texts] == ["3", "", "1", "2"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["kiwi", "pear"]
@@ -67,13 +67,13 @@ def test_heat_darkens_what_did_not_count():
     assert shown[0, 0, 1].tolist() == [1, 1, 1] and shown[0, 0, 0, 0] < shown[0, 1, 0, 0] < 1
 
 
-def test_no_picture_is_no_error():
-    assert data_plots.pictures([], []).axes
+def test_no_image_is_no_error():
+    assert data_plots.image_grid([], []).axes
 
 
 def test_bands_draw_every_curve_with_its_range_and_name():
     table = pd.DataFrame({"mean": [0.2, 0.5], "low": [0.1, 0.4], "high": [0.3, 0.6]}, index=[1, 20])
-    axis = plots.bands({"transfer": table, "scratch": table / 2}, "photographs", "accuracy", True)
+    axis = plots.bands({"transfer": table, "scratch": table / 2}, "images", "accuracy", True)
     axis = axis.axes[0]
     assert [line.get_ydata().tolist() for line in axis.lines] == [[0.2, 0.5], [0.1, 0.25]]
     assert axis.lines[0].get_linestyle() != axis.lines[1].get_linestyle()

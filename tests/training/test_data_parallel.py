@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import QUICK, command, process_environment, write_photographs
+from conftest import QUICK, command, process_environment, write_images
 
 from fruitveg_tl.training.data_parallel import data_parallel
 from fruitveg_tl.utils.errors import InputError
@@ -59,8 +59,8 @@ def test_every_device_takes_its_share_or_where_that_is_not_even_the_whole_batch(
 
 def test_two_devices_give_the_loss_curve_and_the_answers_of_one(tmp_path):
     classes = [f"class {number}" for number in range(9)]  # for three batches of an epoch
-    photographs = write_photographs(tmp_path / "photographs", classes)
-    wanted = ["run", "--dataset", str(photographs), "--backbones", "vgg16", *QUICK]
+    images = write_images(tmp_path / "images", classes)
+    wanted = ["run", "--dataset", str(images), "--backbones", "vgg16", *QUICK]
     runs = []
     for devices in (1, 2):
         home = tmp_path / str(devices)
@@ -75,8 +75,8 @@ def test_two_devices_give_the_loss_curve_and_the_answers_of_one(tmp_path):
         np.testing.assert_allclose(np.load(file), np.load(runs[1] / file.name), atol=1e-4)
 
 
-def test_more_devices_than_there_are_is_an_error_that_lists_them(photographs, tmp_path):
-    wanted = ["run", "--dataset", str(photographs), "--backbones", "vgg16", *QUICK]
+def test_more_devices_than_there_are_is_an_error_that_lists_them(images, tmp_path):
+    wanted = ["run", "--dataset", str(images), "--backbones", "vgg16", *QUICK]
     done = command(*wanted, "--devices", "99", home=tmp_path)
     assert done.returncode == 2
     assert "99 devices asked for; TensorFlow sees" in done.stderr

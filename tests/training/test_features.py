@@ -31,7 +31,7 @@ def test_stored_activations_are_those_of_the_frozen_part(pixels, network, tmp_pa
     pooled = network.pool.predict(found.plain.astype(np.float32), verbose=0)
     np.testing.assert_allclose(found.pooled_plain, pooled, rtol=2e-3, atol=1e-3 * pooled.max())
     assert [view.shape for view in found.views] == [(len(TRAIN), *expected.shape[1:])] * 2
-    # Every row of a view belongs to its photograph: on average nearer to it than to others.
+    # Every row of a view belongs to its image: on average nearer to it than to others.
     ours = found.pooled_plain[TRAIN]
     for view in found.pooled_views:
         apart = [np.abs(view - np.roll(ours, shift, 0)).mean() for shift in (0, 1, 7)]

@@ -49,7 +49,7 @@ def fit(data, folder, epochs=6, patience=6, stop_after=None, model=None):
     return model, [{k: v for k, v in record.items() if k != "seconds"} for record in history]
 
 
-def test_an_epoch_holds_every_photograph_once_with_its_own_label(data):
+def test_an_epoch_holds_every_image_once_with_its_own_label(data):
     x, y = data
     rows = np.arange(N)
     batches = Batches([x, x + 100], [rows, rows], y, 7, np.random.default_rng(3))
@@ -78,10 +78,10 @@ def test_epochs_differ_and_evaluation_keeps_the_order(data):
     )
 
 
-def test_mixup_blends_photographs_and_labels_in_the_same_proportion(data):
+def test_mixup_blends_images_and_labels_in_the_same_proportion(data):
     x, y = data
     rows, labels = np.arange(N), np.eye(2, dtype=np.float32)[y]
-    # One value per photograph that its label is a function of: the blend must keep that.
+    # One value per image that its label is a function of: the blend must keep that.
     x = np.repeat(labels[:, 1:] * 10, WIDTH, axis=1)
     batches = Batches([x], [rows], labels, 7, np.random.default_rng(3), mixup=0.4)
     drawn = list(batches)

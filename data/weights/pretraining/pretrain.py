@@ -4,10 +4,10 @@ The pupil is an unchanged `keras.applications` architecture. It learns from the 
 ImageNet network: from the 1000 class probabilities and from the feature map that they are read
 from, at its end and at the boundary where this study freezes it (FitNets: Romero et al. 2015).
 The teacher sees the same augmented views (consistent teaching, Beyer et al. 2022) or, where
-computing is dear, every photograph once (`--fixed`).
+computing is dear, every image once (`--fixed`).
 
     python data/weights/pretraining/pretrain.py resnet50 \
-        --photographs ../shared/data/tiny-imagenet \
+        --images ../shared/data/tiny-imagenet \
         --teacher ../shared/weights/mobilenet_v2_imagenet_top.weights.h5 \
         --state ~/pretraining --epochs 90 --minutes 9
 
@@ -19,7 +19,7 @@ on from weights that an earlier recipe shipped. `--limit 200` is a rehearsal.
 
 import os
 
-os.environ["KERAS_BACKEND"] = "torch"  # the augmentation then runs where the photographs are
+os.environ["KERAS_BACKEND"] = "torch"  # the augmentation then runs where the images are
 
 import argparse
 import io
@@ -42,15 +42,15 @@ from fruitveg_tl.models import backbones, quantisation, weights
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.storage import atomic_path, new_array, sha256_file, write_json
 
-SIDE = 64  # pixels of a Tiny ImageNet photograph
+SIDE = 64  # pixels of a Tiny ImageNet image
 TEACHER_SIDE = 128  # below, MobileNetV2 recognises little
 HIGHEST = 6  # of the teacher's last feature map, which ends with ReLU6
-HELD_OUT = 50  # every 50th photograph: 2 %
+HELD_OUT = 50  # every 50th image: 2 %
 ROUNDS = 8  # an epoch's parts; each ends with a checkpoint
 RATE = 2e-3  # at a batch of 512
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LICENCE = (
-    "photographs: ImageNet's terms, non-commercial research and education; "
+    "images: ImageNet's terms, non-commercial research and education; "
     "teacher: Keras' MobileNetV2, Apache-2.0"
 )
 
@@ -122,8 +122,8 @@ def channels_first(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float().permute(0, 3, 1, 2)
 
 
-def photographs(folder: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return all photographs (n, 64, 64, 3), uint8, memory-mapped, and their labels (n,)."""
+def images(folder: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return all images (n, 64, 64, 3), uint8, memory-mapped, and their labels (n,)."""
     files = [dict(np.load(file)) for file in sorted(folder.glob("tiny_imagenet_train_*.npz"))]
     if not cache.exists():
         parts = [
@@ -140,7 +140,7 @@ def photographs(folder: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def teach(teacher: Teacher, pixels: np.ndarray, cache: Path) -> np.ndarray:
-    """Return the teacher's map of every photograph, (n, 4, 4, 1280), 8 bits for 0..6."""
+    """Return the teacher's map of every image, (n, 4, 4, 1280), 8 bits for 0..6."""
     if not cache.exists():
         with atomic_path(cache) as temporary:
             side = TEACHER_SIDE // 32
@@ -302,7 +302,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("backbone")
-    parser.add_argument("--photographs", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--epochs", type=int, required=True)
@@ -314,7 +314,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fixed", action="store_true", help="ask the teacher only once")
     parser.add_argument("--start", type=Path, help="stored weights, with their card, to go on from")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="use this many photographs only")
+    parser.add_argument("--limit", type=int, help="use this many images only")
     return parser.parse_args()
 
 
@@ -323,7 +323,7 @@ def main() -> None:
     options = arguments()
     end = time.monotonic() + 60 * options.minutes
     options.state.mkdir(parents=True, exist_ok=True)
-    pixels, labels = photographs(options.photographs, options.state / "tiny-imagenet.npy")
+    pixels, labels = images(options.images, options.state / "tiny-imagenet.npy")
     rows = np.random.default_rng(options.seed).permutation(len(labels))[: options.limit]
     held_out, train = rows[::HELD_OUT], np.delete(rows, np.s_[::HELD_OUT])
     steps = len(train) // options.batch // ROUNDS
@@ -364,14 +364,14 @@ def main() -> None:
         print(f"{len(training.history)} of {rounds} rounds; give the same command again to go on")
         return
     used = (
-        f"Tiny ImageNet, {len(train):,} photographs of {labels.max() + 1} ImageNet classes, "
+        f"Tiny ImageNet, {len(train):,} images of {labels.max() + 1} ImageNet classes, "
         f"{SIDE} x {SIDE} pixels; {len(held_out):,} more held out"
     )
 
     def measure(pupil: Pupil) -> float:
         return accuracy(pupil, pixels[held_out], labels[held_out], options.sides[-1])
 
-    finish(training, body, options, {"photographs": used, "start": former}, measure)
+    finish(training, body, options, {"images": used, "start": former}, measure)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Twin(nn.Module):
 
     @torch.no_grad()
     def settle(self, x: torch.Tensor) -> None:
-        """Let what `normalised` added take over the statistics of photographs, (n, 3, h, w).
+        """Let what `normalised` added take over the statistics of images, (n, 3, h, w).
 
         Untouched it would rescale every channel in the first training step, and undo what the
         weights have learnt; settled it answers in training mode as the Keras model does.
