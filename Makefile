@@ -19,11 +19,11 @@ setup: .venv/$(KIND).done  ## make .venv with the pinned packages
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-run: setup       ## train and evaluate on DATASET (default: sample), skipping finished runs
+run: setup       ## train and evaluate on DATASET (default: synthetic), skipping finished runs
 	$(BIN)/python -m fruitveg_tl run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 
-report: setup    ## execute all notebooks on DATASET (default: sample) and bind them into a PDF
-	FRUITVEG_DATASET=$(or $(DATASET),sample) $(BIN)/python -m fruitveg_tl report $(ARGS)
+report: setup    ## execute all notebooks on DATASET (default: synthetic) and bind them into a PDF
+	FRUITVEG_DATASET=$(or $(DATASET),synthetic) $(BIN)/python -m fruitveg_tl report $(ARGS)
 
 notebooks: setup ## execute them in place, on the images they name, for committing
 	$(BIN)/python -m fruitveg_tl report --in-place
@@ -55,7 +55,7 @@ bench: setup     ## measure speed and memory, write benchmarks/results
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/precision.py
-	$(BIN)/python benchmarks/sample_difficulty.py
+	$(BIN)/python benchmarks/synthetic_difficulty.py
 
-clean:           ## remove .venv, caches and the generated sample; keep results
-	rm -rf .venv report data/cache data/sample *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean:           ## remove .venv, caches and the synthetic set; keep results
+	rm -rf .venv report data/cache data/synthetic *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """How time and memory grow with the images and with the classes.
 
-The drawn images of `sample` are handed out again and again to as many classes and files as
+The generated images of `synthetic` are handed out again and again to as many classes and files as
 asked for; every size is trained in a process of its own. Memory is what the process holds for
 itself at its highest (RssAnon), looked at every 50 ms: pages of the mapped arrays belong to the
 page cache, which the system takes back when it needs to.
@@ -53,8 +53,8 @@ def _images(count: int, classes: int) -> Iterator[tuple[str, str, Path]]:
     """Give three quarters of the images to train on, an eighth to each other split."""
     from fruitveg_tl.data import registry
 
-    sample = registry.load("sample")
-    files = cycle(sample.root / path for path in sample.index["path"])
+    synthetic = registry.load("synthetic")
+    files = cycle(synthetic.root / path for path in sample.index["path"])
     splits = ["train"] * 6 + ["validation", "test"]
     for number in range(count):
         split = splits[number // classes % len(splits)]

@@ -26,7 +26,7 @@ from fruitveg_tl.data import images, registry
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.training.fit import fit
 
-DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
+DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "synthetic"
 SIZE, BATCH, COUNT, ROUNDS = 224, 32, 800, 15
 
 

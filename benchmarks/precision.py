@@ -18,7 +18,7 @@ from fruitveg_tl.config import RunConfig
 from fruitveg_tl.models import backbones
 from fruitveg_tl.run import train_and_evaluate
 
-DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
+DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "synthetic"
 
 
 def main() -> None:

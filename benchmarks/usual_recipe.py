@@ -24,7 +24,7 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, median
 
-DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "sample"
+DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "synthetic"
 SIDES = ("usual recipe", "this package")
 VIEWS = 4
 PER_CLASS = {"vgg16": 2, "resnet50": 8, "mobilenetv2": 8}  # images to train on

@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
 def _dataset_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
-        default=os.environ.get("FRUITVEG_DATASET", "sample"),
-        help="sample (default, generated), grocery, fruits-veges, or a folder of class folders",
+        default=os.environ.get("FRUITVEG_DATASET", "synthetic"),
+        help="synthetic (default, generated), grocery, fruits-veges, or a folder of class folders",
     )
     parser.add_argument(
         "--labels", default="coarse", help="coarse (default) or fine, for grocery only"

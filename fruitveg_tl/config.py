@@ -130,5 +130,5 @@ class RunConfig:
         }
 
 
-# The sample set is for seeing everything work, anywhere: small images, few epochs.
-PROFILES = {"sample": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3}}
+# The synthetic set is for seeing everything work, anywhere: small images, few epochs.
+PROFILES = {"synthetic": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3}}

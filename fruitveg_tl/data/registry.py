@@ -15,7 +15,7 @@ def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = Non
     """Find a dataset, fetching or generating it if needed, and index it.
 
     Args:
-        name: "sample", "grocery" (fruit and vegetables), "grocery-all" (packages too, as in the
+        name: "synthetic", "grocery" (fruit and vegetables), "grocery-all" (packages too, as in the
             published tables), "fruits-veges", or the path of a folder with either
             train/validation/test folders of class folders, or class folders alone (then split
             70/10/20, stratified and seeded).
@@ -41,8 +41,8 @@ def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = Non
     return index(title, root, list(source), required)
 
 
-def _sample(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
-    root = synthetic.generate(PATHS.data / "sample")
+def _synthetic(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
+    root = synthetic.generate(PATHS.data / "synthetic")
     return root, from_folders(root)
 
 
@@ -65,7 +65,7 @@ def _grocery_all(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
 
 GROCERY = ("grocery", "grocery-all")
 DATASETS: dict[str, Callable[[Path | None, str], tuple[Path, Iterator[Item]]]] = {
-    "sample": _sample,
+    "synthetic": _synthetic,
     "grocery": _grocery,
     "grocery-all": _grocery_all,
     "fruits-veges": _fruits_veges,

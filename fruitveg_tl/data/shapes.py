@@ -1,4 +1,4 @@
-"""The drawings of the sample: sixteen fruits and vegetables as lists of shaded solids."""
+"""The drawings of the synthetic set: sixteen fruits and vegetables as lists of shaded solids."""
 
 from collections.abc import Callable
 

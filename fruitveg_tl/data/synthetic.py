@@ -30,7 +30,7 @@ COUNTS = {"train": 64, "val": 12, "test": 24}  # images per class
 
 
 def generate(folder: Path, seed: int = 0) -> Path:
-    """Draw the sample set as `train`, `validation` and `test` folders of class folders.
+    """Draw the synthetic set as `train`, `validation` and `test` folders of class folders.
 
     Args:
         folder: made in one atomic step; if it exists, it is kept as it is.
@@ -53,7 +53,7 @@ def generate(folder: Path, seed: int = 0) -> Path:
                     for i in range(count):
                         jobs.append((target / f"{i:03d}.png", name, (seed, number, part, i)))
             draw = pool.map(_save, *zip(*jobs, strict=True), chunksize=16)
-            list(progress("draw the sample set", len(jobs), draw))
+            list(progress("draw the synthetic set", len(jobs), draw))
     return folder
 
 

@@ -177,7 +177,7 @@ def test_what_is_wrong_in_a_folder_is_named(images, change, named):
 
 def test_names_that_do_not_exist(tmp_path):
     with pytest.raises(
-        InputError, match=r"unknown dataset 'kiwis'.*sample, grocery, grocery-all, fruits-veges"
+        InputError, match=r"unknown dataset 'kiwis'.*synthetic, grocery, grocery-all, fruits-veges"
     ):
         load("kiwis")
     with pytest.raises(InputError, match="unknown labels"):

@@ -20,11 +20,11 @@ def test_every_class_draws_without_a_hole():
 
 def test_generated_set_is_a_dataset_with_fixed_disjoint_splits(home, monkeypatch):
     monkeypatch.setattr(synthetic, "COUNTS", {"train": 3, "val": 1, "test": 2})
-    dataset = load("sample")
+    dataset = load("synthetic")
     assert len(dataset.classes) == len(synthetic.DRAWINGS) >= 12
     assert dataset.split_sizes() == {"train": 48, "val": 16, "test": 32}
     assert dataset.index["sha256"].is_unique
-    assert load("sample").digest == dataset.digest
+    assert load("synthetic").digest == dataset.digest
 
 
 def test_generated_files_hold_the_rendered_pixels(home, monkeypatch):

@@ -12,9 +12,9 @@ def test_the_notebook_chooses_unless_the_environment_does(monkeypatch):
         monkeypatch.delenv(f"FRUITVEG_{name}", raising=False)
     study = notebook.choose(dataset="grocery", seeds=(1, 2), size=96)
     assert (study.name, study.size, study.seeds) == ("grocery", 96, (1, 2))
-    monkeypatch.setenv("FRUITVEG_DATASET", "sample")
+    monkeypatch.setenv("FRUITVEG_DATASET", "synthetic")
     study = notebook.choose(dataset="grocery", seeds=(1, 2), size=96)
-    assert (study.size, study.seeds) == (64, (0,))  # the sample's own profile
+    assert (study.size, study.seeds) == (64, (0,))  # the synthetic's own profile
     monkeypatch.setenv("FRUITVEG_DATASET", "fruits-veges")
     assert notebook.choose(dataset="grocery", size=96).size == 224
     monkeypatch.setenv("FRUITVEG_SIZE", "48")

@@ -1,4 +1,4 @@
-"""Is the drawn sample trivial? Colour alone against the networks of finished sample runs."""
+"""Is the synthetic set trivial? Colour alone against the networks of finished runs on it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fruitveg_tl.utils.errors import InputError
 
 def main() -> None:
     """Store one row for colour, one for each finished run."""
-    dataset = registry.load("sample")
+    dataset = registry.load("synthetic")
     colour = baselines.colour_histogram(dataset)
     rows = [
         {"Model": "chance", "Accuracy": 1 / len(dataset.classes)},
@@ -22,9 +22,9 @@ def main() -> None:
         },
     ]
     runs = results.read()
-    if not len(runs) or "sample" not in set(runs["dataset"]):
-        raise InputError("no finished sample run; make them first: make run")
-    for _, run in runs[runs["dataset"] == "sample"].iterrows():
+    if not len(runs) or "synthetic" not in set(runs["dataset"]):
+        raise InputError("no finished run on the synthetic set; make them first: make run")
+    for _, run in runs[runs["dataset"] == "synthetic"].iterrows():
         title = f"{run['model']}, {run['stage']} ({run['weights']})"
         rows.append({"Model": title, "Accuracy": run["accuracy"]})
     save(Path(__file__).stem, [row | {"Accuracy": f"{row['Accuracy']:.3f}"} for row in rows])
