@@ -54,7 +54,7 @@ def _images(count: int, classes: int) -> Iterator[tuple[str, str, Path]]:
     from fruitveg_tl.data import registry
 
     synthetic = registry.load("synthetic")
-    files = cycle(synthetic.root / path for path in sample.index["path"])
+    files = cycle(synthetic.root / path for path in synthetic.index["path"])
     splits = ["train"] * 6 + ["validation", "test"]
     for number in range(count):
         split = splits[number // classes % len(splits)]

@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--strategy", default="transfer", help="transfer (default) or scratch")
     run.add_argument(
         "--weights",
-        help="auto (default: FRUITVEG_WEIGHTS, Keras' cache, Keras' download, what is shipped), "
-        "embedded (what is shipped), random, or a file",
+        help="auto (default: FRUITVEG_WEIGHTS, Keras' cache, Keras' download, the bundled ones), "
+        "bundled, random, or a file",
     )
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     for name, kind, what in (

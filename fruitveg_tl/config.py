@@ -13,7 +13,7 @@ class Paths:
 
     Attributes:
         root: what the others lie below; `FRUITVEG_HOME`, else the checkout.
-        weights: the weights that this project ships: always the checkout's.
+        weights: the weights that this project bundles: always the checkout's.
     """
 
     root: Path
@@ -69,7 +69,7 @@ class RunConfig:
         backbone: key of `backbones.BACKBONES`.
         strategy: "transfer" (linear probe, then fine-tuning) or "scratch" (random
             initialisation, all layers trained: the baseline).
-        weights: "auto", "embedded", "random" or a file, see `weights.resolve`.
+        weights: "auto", "bundled", "random" or a file, see `weights.resolve`.
         size: side of the images in pixels.
         crop: share of each side that is kept around the centre; 0.875 is what ImageNet networks are
             usually tested with.

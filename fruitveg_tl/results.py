@@ -28,7 +28,7 @@ from fruitveg_tl import config
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.models.weights import MAKESHIFT, card, embedded_file, training_seconds, trainings
+from fruitveg_tl.models.weights import MAKESHIFT, bundled_file, card, training_seconds, trainings
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import atomic_path, sha256_file, write_json
 
@@ -289,8 +289,8 @@ def markdown(table: pd.DataFrame) -> str:
 def fill(text: str, runs: pd.DataFrame) -> str:
     """Replace what stands between `<!-- results DATASET -->` and `<!-- /results -->` in `text`.
 
-    Runs that depart from the study's protocol are left out. `<!-- embedded -->` marks the place of
-    `shipped_weights`.
+    Runs that depart from the study's protocol are left out. `<!-- bundled -->` marks the place of
+    `bundled_weights`.
 
     Raises:
         InputError: if a marked dataset has no finished run.
@@ -304,15 +304,15 @@ def fill(text: str, runs: pd.DataFrame) -> str:
 
     text = re.sub(r"(<!-- results (\S+) -->).*?(<!-- /results -->)", block, text, flags=re.DOTALL)
     return re.sub(
-        "(<!-- embedded -->).*?(<!-- /embedded -->)",
-        lambda match: f"{match[1]}\n{markdown(shipped_weights())}\n{match[2]}",
+        "(<!-- bundled -->).*?(<!-- /bundled -->)",
+        lambda match: f"{match[1]}\n{markdown(bundled_weights())}\n{match[2]}",
         text,
         flags=re.DOTALL,
     )
 
 
-def shipped_weights() -> pd.DataFrame:
-    """Return one row for each backbone whose weights this project ships, from their cards."""
+def bundled_weights() -> pd.DataFrame:
+    """Return one row for each backbone whose weights this project bundles, from their cards."""
     rows = []
     for backbone in BACKBONES.values():
         about = card(backbone)
@@ -323,7 +323,7 @@ def shipped_weights() -> pd.DataFrame:
                 "After rounding": f"{about['held_out_accuracy_rounded']:.3f}",
                 "Epochs": sum(part["recipe"]["epochs"] for part in trainings(about)),
                 "Training": _duration(training_seconds(about)),
-                "MB": f"{embedded_file(backbone).stat().st_size / 1e6:.1f}",
+                "MB": f"{bundled_file(backbone).stat().st_size / 1e6:.1f}",
                 "SHA-256": about["sha256"][:8],
             }
         )

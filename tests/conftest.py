@@ -64,7 +64,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("FRUITVEG_DATA", "FRUITVEG_WEIGHTS", "FRUITVEG_DATASET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(PATHS, "weights", tmp_path / "shipped")
+    monkeypatch.setattr(PATHS, "weights", tmp_path / "bundled")
     return tmp_path / "home"
 
 

@@ -25,8 +25,8 @@ def test_run_table_and_predict_belong_together(main, images, tmp_path):
     run = ["run", "--dataset", images, "--backbones", "VGG16", "--weights", "random"]
     code, out, err = main(*run, "--seeds", 0, 1, *QUICK)
     assert code == 0
-    assert "WARNING: VGG16: random initialisation, not transfer" in err
-    assert "random initialisation, not transfer" in out
+    assert "WARNING: VGG16: none (random)" in err
+    assert "none (random)" in out
     code, out, _ = main("table", "--markdown")
     assert code == 0
     assert "| Dataset | Model | Pixels | Stage | Weights | Accuracy | Loss | Precision |" in out

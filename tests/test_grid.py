@@ -19,7 +19,7 @@ pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'fruitv
 def grid(tmp_path_factory) -> list[str]:
     """Arguments for two runs of a few seconds, from the same source weights."""
     images = write_images(tmp_path_factory.mktemp("grid") / "images")
-    wanted = ["run", "--dataset", str(images), *QUICK, "--weights", "embedded"]
+    wanted = ["run", "--dataset", str(images), *QUICK, "--weights", "bundled"]
     return [*wanted, "--seeds", "0", "1", "--backbones", "vgg16"]
 
 

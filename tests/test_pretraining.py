@@ -1,4 +1,4 @@
-"""The recipe for the shipped weights needs PyTorch, which the project itself does not."""
+"""The recipe for the bundled weights needs PyTorch, which the project itself does not."""
 
 import sys
 

@@ -13,7 +13,7 @@ from fruitveg_tl.utils.errors import InputError
 SCORE_NAMES = (*results.SCORES.values(), "precision_weighted")
 
 
-def make_run(folder, backbone="vgg16", seed=0, accuracy=0.5, weights="ImageNet, Keras", size=64):
+def make_run(folder, backbone="vgg16", seed=0, accuracy=0.5, weights="ImageNet (Keras)", size=64):
     """Write the three files that the table is made of."""
     folder.mkdir(parents=True)
     settings = config.RunConfig("set", backbone, seed=seed, size=size)
@@ -39,7 +39,7 @@ def test_seeds_are_summarised_and_settings_kept_apart(tmp_path):
     for seed, accuracy in enumerate((0.5, 0.6, 0.55)):
         make_run(tmp_path / f"a{seed}", seed=seed, accuracy=accuracy)
     make_run(tmp_path / "b", size=96)
-    make_run(tmp_path / "c", "resnet50", weights="random initialisation, not transfer")
+    make_run(tmp_path / "c", "resnet50", weights="none (random)")
     table = results.table(results.read(tmp_path))
     assert len(table) == 6
     row = table[(table["Model"] == "VGG16") & (table["Pixels"] == 64)].iloc[0]
@@ -49,7 +49,7 @@ def test_seeds_are_summarised_and_settings_kept_apart(tmp_path):
     tuned = table[(table["Model"] == "VGG16") & (table["Pixels"] == 64)].iloc[1]
     assert tuned["Training time"] == "2.5 min" and tuned["Trained parameters"] == "12,345"
     resnet = table[table["Model"] == "ResNet50"]
-    assert set(resnet["Weights"]) == {"random initialisation, not transfer"}
+    assert set(resnet["Weights"]) == {"none (random)"}
     for title in ("Model", "Accuracy", "Loss", "Precision", "Recall", "F1", "Weights"):
         assert title in table.columns
 

@@ -1,4 +1,4 @@
-"""The embedded default: a small set of drawn fruit and vegetables, made in seconds.
+"""The synthetic set: drawings of fruit and vegetables, made in seconds, the default everywhere.
 
 It exists so that every command runs anywhere without a download; nothing about real images
 follows from it. Shape and texture tell the classes apart, colour hardly: classes share their

@@ -1,7 +1,7 @@
 """Where a backbone's parameters come from.
 
 Order: an explicit file; the folder `FRUITVEG_WEIGHTS`; Keras' cache; Keras' download; where that
-cannot be reached, the weights that this project ships (`EMBEDDED`), trained by
+cannot be reached, the weights that this project bundles (`BUNDLED`), trained by
 `data/weights/pretraining`. Random initialisation only on request, and then every number that comes
 of it carries `RANDOM`.
 """
@@ -24,9 +24,9 @@ from fruitveg_tl.models.backbones import Backbone
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import sha256_file
 
-RANDOM = "random initialisation, not transfer"
-EMBEDDED = "source: Tiny ImageNet, in-house"
-MAKESHIFT = (RANDOM, EMBEDDED)  # said wherever numbers or figures come of them
+RANDOM = "none (random)"
+BUNDLED = "Tiny ImageNet (bundled)"
+MAKESHIFT = (RANDOM, BUNDLED)  # said wherever numbers or figures come of them
 TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
 
 
@@ -36,7 +36,7 @@ class SourceWeights:
 
     Attributes:
         values: in the order of `Backbone.constructor(include_top=False).get_weights()`.
-        source: what tables say: "ImageNet, Keras", a file's name, `EMBEDDED` or `RANDOM`.
+        source: what tables say: "ImageNet (Keras)", a file's name, `BUNDLED` or `RANDOM`.
         file: name of the file they were read from; None if random.
         sha256: of that file; None if random.
         digest: SHA-256 of the values themselves: the key of every cache that depends on them.
@@ -58,20 +58,20 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
 
     Args:
         backbone: the registry entry.
-        choice: "auto" for the order above without the first; "embedded" for what is shipped;
+        choice: "auto" for the order above without the first; "bundled" for the bundled ones;
             "random"; or the path of a file that `keras.applications` accepts for
             `include_top=False`, or that `quantisation.save` has written.
         seed: of the random initialisation.
 
     Raises:
         InputError: if the file is missing, damaged or of another architecture.
-        Unreachable: if "auto" finds nothing on disk, cannot download, and nothing is shipped.
+        Unreachable: if "auto" finds nothing on disk, cannot download, and nothing is bundled.
     """
     if choice == "random":
         values = _random(backbone, seed)
         return SourceWeights(values, RANDOM, None, None, _digest(values))
-    if choice == "embedded":
-        return _from_file(backbone, embedded_file(backbone), EMBEDDED)
+    if choice == "bundled":
+        return _from_file(backbone, bundled_file(backbone), BUNDLED)
     file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
     if file:
         # Only of Keras' own file is it known what it was trained on; another is called by its name.
@@ -79,24 +79,24 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
     try:
         file = _keras_file(backbone)
     except Unreachable:
-        if not embedded_file(backbone).exists():
+        if not bundled_file(backbone).exists():
             raise
-        return resolve(backbone, "embedded")
+        return resolve(backbone, "bundled")
     try:
-        return _from_file(backbone, file, "ImageNet, Keras")
+        return _from_file(backbone, file, "ImageNet (Keras)")
     except InputError as error:  # for one backbone Keras publishes no checksum to refuse it by
         file.unlink()
         raise InputError(f"{error}; it was removed from Keras' cache, run again") from None
 
 
-def embedded_file(backbone: Backbone) -> Path:
-    """Return where this project ships a backbone's weights."""
+def bundled_file(backbone: Backbone) -> Path:
+    """Return where this project bundles a backbone's weights."""
     return PATHS.weights / f"{backbone.key}_tiny_imagenet_notop.npz"
 
 
 def card(backbone: Backbone) -> dict:
-    """Return what is known of the shipped weights: images, recipe, hash, accuracy, licence."""
-    return json.loads(embedded_file(backbone).with_suffix(".json").read_text())
+    """Return what is known of the bundled weights: images, recipe, hash, accuracy, licence."""
+    return json.loads(bundled_file(backbone).with_suffix(".json").read_text())
 
 
 def trainings(about: dict) -> list[dict]:

@@ -15,7 +15,7 @@ from fruitveg_tl.config import PROFILES, RunConfig
 from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.models.weights import EMBEDDED, MAKESHIFT, RANDOM, card, training_seconds
+from fruitveg_tl.models.weights import BUNDLED, MAKESHIFT, RANDOM, card, training_seconds
 from fruitveg_tl.reporting import style
 from fruitveg_tl.results import Run
 from fruitveg_tl.run import train_and_evaluate
@@ -117,10 +117,10 @@ def caveat(run: Run) -> None:
             "the procedure, and what it gives when nothing is transferred; they say nothing about "
             f"how good the pre-trained {run.model} is."
         )
-    if run.weights == EMBEDDED:
+    if run.weights == BUNDLED:
         about = card(BACKBONES[run.config.backbone])
         say(
-            f"> **Source weights made here.** {run.model} started from in-house weights, not from "
+            f"> **Source weights made here.** {run.model} started from bundled weights, not from "
             f"Keras' ImageNet ones. They come from {about['images']}, in "
             f"{training_seconds(about) / 60:.0f} minutes of training, and put "
             f"{about['held_out_accuracy_rounded']:.0%} of the images held out into the right "

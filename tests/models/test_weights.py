@@ -78,7 +78,7 @@ def test_download_is_checked_cached_and_not_repeated(home, server):
         legacy_h5_format.save_weights_to_hdf5_group(target, model)
     backbone = served(BACKBONES["vgg16"], address, published.read_bytes())
     first, second = weights.resolve(backbone), weights.resolve(backbone)
-    assert first.source == "ImageNet, Keras" and first.digest == second.digest
+    assert first.source == "ImageNet (Keras)" and first.digest == second.digest
     np.testing.assert_array_equal(first.values[0], model.get_weights()[0])
     assert len(asked) == 1
 
@@ -118,51 +118,51 @@ def test_no_server_or_no_file_gives_one_line_with_the_ways_out(home, server, add
 
 
 @pytest.fixture
-def shipped(home):
-    """What the project ships, here with known values."""
+def bundled(home):
+    """What the project bundles, here with known values."""
     values = MOBILENET.constructor(weights=None, include_top=False).get_weights()
-    quantisation.save(weights.embedded_file(MOBILENET), values)
-    return quantisation.load(weights.embedded_file(MOBILENET))
+    quantisation.save(weights.bundled_file(MOBILENET), values)
+    return quantisation.load(weights.bundled_file(MOBILENET))
 
 
-def test_without_a_server_what_is_shipped_is_used_and_named(shipped):
+def test_without_a_server_the_bundled_weights_is_used_and_named(bundled):
     found = weights.resolve(served(MOBILENET, "http://127.0.0.1:9"))
-    assert found.source == weights.EMBEDDED == "source: Tiny ImageNet, in-house"
+    assert found.source == weights.BUNDLED == "Tiny ImageNet (bundled)"
     assert found.file == "mobilenetv2_tiny_imagenet_notop.npz"
-    for one, other in zip(found.values, shipped, strict=True):
+    for one, other in zip(found.values, bundled, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert weights.resolve(MOBILENET, "embedded").digest == found.digest
+    assert weights.resolve(MOBILENET, "bundled").digest == found.digest
 
 
-def test_what_keras_publishes_comes_before_what_is_shipped(shipped, server, file):
+def test_what_keras_publishes_comes_before_the_bundled_weights(bundled, server, file):
     folder, address, _ = server
     (folder / "mobilenet.weights.h5").write_bytes(file.read_bytes())
     backbone = replace(MOBILENET, weights_url=f"{address}/mobilenet.weights.h5", weights_md5=None)
-    assert weights.resolve(backbone).source == "ImageNet, Keras"
+    assert weights.resolve(backbone).source == "ImageNet (Keras)"
 
 
-def test_a_rounded_file_of_another_backbone_is_refused(shipped):
-    file = weights.embedded_file(MOBILENET)
+def test_a_rounded_file_of_another_backbone_is_refused(bundled):
+    file = weights.bundled_file(MOBILENET)
     with pytest.raises(InputError, match=r"notop\.npz: not weights of VGG16"):
         weights.resolve(BACKBONES["vgg16"], str(file))
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InputError, match="not weights of MobileNetV2"):
-        weights.resolve(MOBILENET, "embedded")
+        weights.resolve(MOBILENET, "bundled")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
 def test_the_project_ships_every_backbone_with_its_card(backbone):
-    file = weights.embedded_file(backbone)
+    file = weights.bundled_file(backbone)
     card = weights.card(backbone)
     assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert card["backbone"] == backbone.name and "non-commercial" in card["licence"]
     assert 5 / 202 < card["held_out_accuracy_rounded"] < 1  # five times what guessing gives
-    assert weights.resolve(backbone, "embedded").sha256 == card["sha256"]
+    assert weights.resolve(backbone, "bundled").sha256 == card["sha256"]
 
 
 def test_random_is_seeded_and_says_so(home):
     one, same, other = (weights.resolve(MOBILENET, "random", seed) for seed in (0, 0, 1))
-    assert one.source == weights.RANDOM == "random initialisation, not transfer"
+    assert one.source == weights.RANDOM == "none (random)"
     assert one.sha256 is None and one.file is None
     assert one.digest == same.digest != other.digest
 

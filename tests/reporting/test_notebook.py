@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from fruitveg_tl import results
-from fruitveg_tl.models.weights import EMBEDDED, RANDOM
+from fruitveg_tl.models.weights import BUNDLED, RANDOM
 from fruitveg_tl.reporting import notebook
 from fruitveg_tl.utils.errors import InputError
 
@@ -41,7 +41,7 @@ def test_finished_runs_are_used_and_a_lost_network_is_trained_again(finished, qu
 
 def test_a_run_is_read_back_whole(finished):
     run = results.load(finished.name)
-    assert run.label == "VGG16, random initialisation, not transfer"
+    assert run.label == "VGG16, none (random)"
     assert list(run.scores) == ["linear probe", "fine-tuned"]
     answers = run.probabilities["fine-tuned"]
     assert answers.shape == (len(run.labels), len(run.classes))
@@ -63,8 +63,8 @@ def test_tables_are_markdown(monkeypatch):
     ("source", "said"),
     [
         (RANDOM, "Not transfer"),
-        (EMBEDDED, "2 minutes of training, and put 7%"),
-        ("ImageNet, Keras", None),
+        (BUNDLED, "2 minutes of training, and put 7%"),
+        ("ImageNet (Keras)", None),
     ],
 )
 def test_makeshift_weights_are_said_loudly(finished, monkeypatch, source, said):

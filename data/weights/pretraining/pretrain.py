@@ -14,7 +14,7 @@ computing is dear, every image once (`--fixed`).
 needs `pip install torch==2.13.0` beside the package. It goes on from its last checkpoint until the
 epochs or the minutes are over; give the same command again until it says that it is done. On a
 processor: `--fixed --mixup 0 --batch 128 --sides 48 48 48 64` and few epochs. `--start FILE` goes
-on from weights that an earlier recipe shipped. `--limit 200` is a rehearsal.
+on from weights that an earlier recipe bundled. `--limit 200` is a rehearsal.
 """
 
 import os
@@ -276,7 +276,7 @@ def finish(training: Training, body: keras.Model, options, about: dict, measure)
     pupil = training.average.module
     before = measure(pupil)
     pupil.body.hand_back(body)
-    file = options.state / weights.embedded_file(pupil.backbone).name
+    file = options.state / weights.bundled_file(pupil.backbone).name
     quantisation.save(file, body.get_weights())
     body.set_weights(quantisation.load(file))
     pupil.body = Twin(body).to(DEVICE, memory_format=torch.channels_last)
