@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from fruitveg_tl.config import EXTRAS, PATHS, PROFILES, RunConfig
+from fruitveg_tl.config import PATHS, PROFILES, RECIPE_OPTIONS, RunConfig
 from fruitveg_tl.utils.errors import InputError, named
 
 
@@ -143,7 +143,7 @@ def _run(options: argparse.Namespace) -> None:
     from fruitveg_tl.models import backbones
     from fruitveg_tl.run import train_and_evaluate
 
-    given = ("weights", "size", "views", "probe_epochs", "finetune_epochs", *EXTRAS)
+    given = ("weights", "size", "views", "probe_epochs", "finetune_epochs", *RECIPE_OPTIONS)
     settings = PROFILES.get(options.dataset, {}) | {
         name: value for name in given if (value := getattr(options, name)) is not None
     }

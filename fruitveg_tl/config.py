@@ -55,8 +55,8 @@ PATHS = Paths(Path(os.environ.get("FRUITVEG_HOME", CHECKOUT)))
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
 
-DEPARTURES = ("resplit", "per_class", "probe_first", "update_batch_norm", "divide_by_255")
-EXTRAS = ("crop", "soup", "balance")
+ABLATIONS = ("resplit", "per_class", "probe_first", "update_batch_norm", "divide_by_255")
+RECIPE_OPTIONS = ("crop", "soup", "balance")
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,13 @@ class RunConfig:
     divide_by_255: bool = False
 
     def to_dict(self) -> dict:
-        """Return the settings as plain values for JSON, of departures and extras those in use."""
+        """Return the settings as plain values for JSON, of ablations and extras those in use."""
         # Runs finished before one of them was thought of keep their identity.
         usual = {field.name: field.default for field in fields(self)}
         return {
-            k: v for k, v in asdict(self).items() if k not in DEPARTURES + EXTRAS or v != usual[k]
+            k: v
+            for k, v in asdict(self).items()
+            if k not in ABLATIONS + RECIPE_OPTIONS or v != usual[k]
         }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl import config, results
-from fruitveg_tl.config import DEPARTURES
+from fruitveg_tl.config import ABLATIONS
 from fruitveg_tl.data.images import decode
 from fruitveg_tl.utils.errors import InputError
 
@@ -25,7 +25,7 @@ def newest_run() -> Path:
     models = (
         file
         for file in config.PATHS.results.glob("*/model.keras")
-        if json.loads((file.parent / "config.json").read_text()).keys().isdisjoint(DEPARTURES)
+        if json.loads((file.parent / "config.json").read_text()).keys().isdisjoint(ABLATIONS)
     )
     newest = max(models, key=lambda file: file.stat().st_mtime, default=None)
     if newest is None:

@@ -209,17 +209,17 @@ def read(results: Path | None = None) -> pd.DataFrame:
     Returns:
         dataset, model, stage, weights (source), size in pixels, seed, run (folder name), every
         metric, parameters (trained in that stage), seconds (of training up to that stage's end,
-        the frozen part included), departure (from the study's protocol, in words; mostly none),
-        extras (`config.EXTRAS` in use, in words) and settings (equal for runs that differ in the
+        the frozen part included), ablation (from the study's protocol, in words; mostly none),
+        extras (`config.RECIPE_OPTIONS` in use, in words) and settings (equal for runs that differ in the
         seed alone).
     """
     rows = []
     for file in sorted((results or config.PATHS.results).glob("*/metrics.json")):
         scores, settings, provenance = _read_json(file.parent)
         seed = settings.pop("seed")
-        departures = [name for name in config.DEPARTURES if name in settings]
-        departures += ["views"] if settings["views"] == 0 else []
-        extras = [name for name in config.EXTRAS if name in settings]
+        ablations = [name for name in config.ABLATIONS if name in settings]
+        ablations += ["views"] if settings["views"] == 0 else []
+        recipe_options = [name for name in config.RECIPE_OPTIONS if name in settings]
         in_words = {name: f"{name} {value}" for name, value in settings.items()}
         del settings["weights"]  # the way they were asked for; what they are stands on its own
         spent = provenance["seconds"]["frozen"]
@@ -236,8 +236,8 @@ def read(results: Path | None = None) -> pd.DataFrame:
                     "parameters": provenance["trained_parameters"][stage],
                     "seconds": spent,
                     "run": file.parent.name,
-                    "departure": ", ".join(in_words[name] for name in departures),
-                    "extras": ", ".join(
+                    "ablation": ", ".join(in_words[name] for name in ablations),
+                    "recipe_options": ", ".join(
                         in_words[name] for name in extras if (name, stage) != ("soup", config.PROBE)
                     ),
                     "settings": json.dumps([settings, provenance["dataset"]["sha256"]]),
@@ -260,7 +260,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     keys = ["dataset", "model", "size", "stage", "weights", "settings"]
     for (dataset, model, size, stage, weights, _), group in runs.groupby(keys, sort=False):
-        special = ", ".join(filter(None, group[["extras", "departure"]].iloc[0]))
+        special = ", ".join(filter(None, group[["recipe_options", "ablation"]].iloc[0]))
         position = list(config.STAGES).index(stage)
         scores = {title: _spread(group[name]) for title, name in SCORES.items()}
         rows.append(
@@ -289,7 +289,7 @@ def markdown(table: pd.DataFrame) -> str:
 def fill(text: str, runs: pd.DataFrame) -> str:
     """Replace what stands between `<!-- results DATASET -->` and `<!-- /results -->` in `text`.
 
-    Runs that depart from the study's protocol are left out. `<!-- bundled -->` marks the place of
+    Runs that ablate the protocol are left out. `<!-- bundled -->` marks the place of
     `bundled_weights`.
 
     Raises:
@@ -297,7 +297,7 @@ def fill(text: str, runs: pd.DataFrame) -> str:
     """
 
     def block(match: re.Match) -> str:
-        chosen = runs[(runs["dataset"] == match[2]) & (runs["departure"] == "")]
+        chosen = runs[(runs["dataset"] == match[2]) & (runs["ablation"] == "")]
         if not len(chosen):
             raise InputError(f"no finished run of {match[2]}; run it first, see README")
         return f"{match[1]}\n{markdown(table(chosen).drop(columns='Dataset'))}\n{match[3]}"

@@ -252,7 +252,7 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
     assert "fine-tuned, resplit True, divide_by_255 True, views 0" in stages
     filled = results.fill("<!-- results images --><!-- /results -->", runs)
     assert "per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
-    assert results.load(finished).config.to_dict().keys().isdisjoint(config.DEPARTURES)
+    assert results.load(finished).config.to_dict().keys().isdisjoint(config.ABLATIONS)
     assert newest_run() == finished
 
 
