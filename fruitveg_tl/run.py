@@ -40,7 +40,7 @@ from fruitveg_tl.utils.storage import exclusive, sha256_json
 EVALUATION_BATCH = 64
 # Every so many of the training images, and of a small set this many, give random weights
 # their statistics.
-SETTLE_EVERY, SETTLE_LEAST = 8, 32
+STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
 
 
 @dataclass
@@ -142,8 +142,10 @@ def _execute(
     runtime.make_deterministic(config.seed)
     if source.source == weights.RANDOM:
         train = dataset.rows("train")
-        some = pixels[train[:: min(SETTLE_EVERY, 1 + len(train) // SETTLE_LEAST)]]
-        source = replace(source, values=weights.settle(backbone, source.values, some))
+        some = pixels[train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]]
+        source = replace(
+            source, values=weights.estimate_batch_norm_statistics(backbone, source.values, some)
+        )
     if config.divide_by_255:
         backbone = replace(backbone, preprocess_input=backbones.divide_by_255)
 

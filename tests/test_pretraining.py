@@ -43,14 +43,14 @@ def test_the_twin_answers_as_keras_does_before_and_after_training(backbone, side
     assert np.abs(after - before).max() > 0.01
 
 
-def test_a_settled_twin_answers_in_training_as_keras_does():
+def test_a_twin_with_estimated_statistics_answers_in_training_as_keras_does():
     images = np.random.default_rng(0).normal(50, 20, (8, 64, 64, 3)).astype(np.float32)
     model = BACKBONES["vgg16"].constructor(weights=None, include_top=False)
     model.set_weights([v + 0.01 * (v.ndim == 1) for v in model.get_weights()])
     twin, last = twins.Twin(model, normalised=True), model.layers[-1].name
     wanted = np.asarray(model(images, training=False))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    twin.settle(pixels)
+    twin.estimate_batch_norm_statistics(pixels)
     with torch.no_grad():
         (found,) = twin.train()(pixels, [last])
     np.testing.assert_allclose(found.permute(0, 2, 3, 1), wanted, rtol=1e-3, atol=1e-3)

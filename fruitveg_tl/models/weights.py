@@ -109,7 +109,9 @@ def training_seconds(about: dict) -> float:
     return sum(part["seconds"] for part in trainings(about))
 
 
-def settle(backbone: Backbone, values: Sequence[np.ndarray], images: np.ndarray) -> list:
+def estimate_batch_norm_statistics(
+    backbone: Backbone, values: Sequence[np.ndarray], images: np.ndarray
+) -> list:
     """Give random weights the BatchNorm statistics that belong to them.
 
     A fresh BatchNorm says mean 0 and variance 1, which no random layer's output has; in inference

@@ -185,7 +185,9 @@ def test_random_weights_carry_the_signal_to_the_last_layer(home, key):
     backbone = BACKBONES[key]
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, 1, 1, 3)) + rng.normal(0, 20, (24, 48, 48, 3))
-    values = weights.settle(backbone, weights.resolve(backbone, "random").values, images)
+    values = weights.estimate_batch_norm_statistics(
+        backbone, weights.resolve(backbone, "random").values, images
+    )
     model = backbone.constructor(weights=None, include_top=False, input_shape=(48, 48, 3))
     model.set_weights(values)
     features = model.predict_on_batch(backbone.preprocess_input(images.copy())).mean((1, 2))

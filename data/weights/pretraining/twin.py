@@ -47,7 +47,7 @@ class Twin(nn.Module):
         return [found[name] for name in names]
 
     @torch.no_grad()
-    def settle(self, x: torch.Tensor) -> None:
+    def estimate_batch_norm_statistics(self, x: torch.Tensor) -> None:
         """Let what `normalised` added take over the statistics of images, (n, 3, h, w).
 
         Untouched it would rescale every channel in the first training step, and undo what the
