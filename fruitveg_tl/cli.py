@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from fruitveg_tl.config import PATHS, PROFILES, RECIPE_OPTIONS, RunConfig
-from fruitveg_tl.utils.errors import InputError, named
+from fruitveg_tl.utils.errors import InputError, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)
         return 2
     except OSError as error:
-        where = f"{named(error.filename)}: " if error.filename else ""
+        where = f"{printable(error.filename)}: " if error.filename else ""
         reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
         print(
             f"error: {where}{reason}; free space or correct the rights, then give the same "

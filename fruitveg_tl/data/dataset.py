@@ -10,7 +10,7 @@ import pandas as pd
 
 from fruitveg_tl.config import PATHS, SPLITS
 from fruitveg_tl.data.images import check_header, map_files, pixel_array
-from fruitveg_tl.utils.errors import InputError, named
+from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import sha256_file
 
 Item = tuple[Path, str, str]  # file, label, split
@@ -82,7 +82,7 @@ def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) 
         raise InputError(f"{root}: no images found; see README, «Use your own images»")
     paths = [path for path, _, _ in images]
     if strange := [path for path in paths if not _is_text(path)]:
-        lines = (f"{named(path)}: its name is not UTF-8; rename it" for path in strange)
+        lines = (f"{printable(path)}: its name is not UTF-8; rename it" for path in strange)
         raise InputError("\n".join(lines))
     headers = map_files(lambda path: (*check_header(path), sha256_file(path)), paths, "index")
     table = pd.DataFrame(images, columns=["path", "label", "split"])
@@ -109,7 +109,7 @@ def _check_classes(
         raise InputError(f"{root}: only one class, {classes[0]!r}; at least two are needed")
     counts = pd.crosstab(table["label"], table["split"]).reindex(columns=SPLITS, fill_value=0)
     missing = [
-        f"{named(root)}: class {label!r} has no images in {split}; "
+        f"{printable(root)}: class {label!r} has no images in {split}; "
         "add some there or remove the class from the other splits"
         for label in classes
         for split in required

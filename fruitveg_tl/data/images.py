@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fruitveg_tl.utils.errors import InputError, named
+from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import atomic_path, new_array
 
@@ -31,23 +31,23 @@ def check_header(path: Path) -> tuple[int, int, str]:
     convert = "convert it (to JPEG or PNG) or delete it, then run again"
     try:
         if path.stat().st_size == 0:
-            raise InputError(f"{named(path)}: the file is empty; {fix}")
+            raise InputError(f"{printable(path)}: the file is empty; {fix}")
         with Image.open(path) as image:
             if image.format not in FORMATS:
                 raise InputError(
-                    f"{named(path)}: its content is {image.format}, not an image in "
+                    f"{printable(path)}: its content is {image.format}, not an image in "
                     f"{', '.join(FORMATS)}; {convert}"
                 )
             # A camera's MPO holds several views of one moment, of which the first is the image.
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise InputError(f"{named(path)}: it holds several images; {convert}")
+                raise InputError(f"{printable(path)}: it holds several images; {convert}")
             return image.width, image.height, image.mode
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{named(path)}: not an image; {fix}") from None
+        raise InputError(f"{printable(path)}: not an image; {fix}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for damaged content
-        raise InputError(f"{named(path)}: cannot be read ({_reason(error)}); {fix}") from None
+        raise InputError(f"{printable(path)}: cannot be read ({_reason(error)}); {fix}") from None
 
 
 def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
@@ -79,7 +79,7 @@ def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
             return np.asarray(square)
     except Exception as error:  # as in check_header
         raise InputError(
-            f"{named(path)}: damaged or truncated ({_reason(error)}); "
+            f"{printable(path)}: damaged or truncated ({_reason(error)}); "
             "replace or delete it, then run again"
         ) from None
 

@@ -11,7 +11,7 @@ class InputError(Exception):
     """
 
 
-def named(path: os.PathLike) -> str:
+def printable(path: os.PathLike) -> str:
     """Return a path for a message: what cannot be printed on one line is escaped."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path)
