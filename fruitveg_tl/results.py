@@ -6,7 +6,7 @@ One folder per run below `data/results/`, written in one atomic step when the ru
     provenance.json           images, weights, versions, hardware, commit, times
     history.csv               one row per stage and epoch
     metrics.json              per stage: `metrics.evaluate` on the test split
-    per_class.csv             `metrics.per_class` of the last stage
+    classification_report.csv             `metrics.classification_report` of the last stage
     test.csv                  path and true label of every test image
     probabilities-STAGE.npy   float32 (n_test, classes), rows as in test.csv
     val.csv, validation-STAGE.npy   the same for the validation split
@@ -82,7 +82,9 @@ def write(
         scores = {stage: metrics.evaluate(labels, p) for stage, p in probabilities.items()}
         write_json(temporary / "metrics.json", scores)
         last = list(probabilities.values())[-1]
-        metrics.per_class(labels, last, dataset.classes).to_csv(temporary / "per_class.csv")
+        metrics.classification_report(labels, last, dataset.classes).to_csv(
+            temporary / "classification_report.csv"
+        )
         model.save(temporary / MODEL)
         (temporary / MODEL_HASH).write_text(f"{sha256_file(temporary / MODEL)}  {MODEL}\n")
 

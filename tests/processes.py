@@ -20,7 +20,7 @@ PROCESSES.set_forkserver_preload(["fruitveg_tl.run"])
 
 
 # What must not depend on interruptions; provenance holds times, model.keras a time stamp.
-SAME = ("config.json", "history.csv", "metrics.json", "per_class.csv", "test.csv")
+SAME = ("config.json", "history.csv", "metrics.json", "classification_report.csv", "test.csv")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

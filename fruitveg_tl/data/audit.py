@@ -59,7 +59,7 @@ def duplicates(dataset: Dataset, pixels: np.ndarray) -> pd.DataFrame:
     return pairs.sort_values(order, ascending=[False, True, True, True], ignore_index=True)
 
 
-def leaked(pairs: pd.DataFrame) -> np.ndarray:
+def leaked_test_rows(pairs: pd.DataFrame) -> np.ndarray:
     """Return the rows of test images that stand, or nearly stand, in train or val as well.
 
     Args:
@@ -77,7 +77,7 @@ def leak_gap(right: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]
     Args:
         right: is each test image answered right? Shape (n,); with several seeds the share of
             them that is right.
-        clean: is it free of leaks, see `leaked`? Shape (n,), at least one.
+        clean: is it free of leaks, see `leaked_test_rows`? Shape (n,), at least one.
 
     Returns:
         accuracy on all images less that on the clean ones, and its 95 % interval: percentile
@@ -98,7 +98,7 @@ def leak_gap(right: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]
     return float(gap(everything)), float(low), float(high)
 
 
-def groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
+def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
     """Return the group of every image: two stand in one if a chain of pairs joins them.
 
     Args:
@@ -124,7 +124,7 @@ def resplit(dataset: Dataset, pixels: np.ndarray, seed: int = 0) -> Dataset:
         pixels: see `duplicates`.
         seed: another seed, another split.
     """
-    members = groups(duplicates(dataset, pixels), len(dataset.index))
+    members = duplicate_groups(duplicates(dataset, pixels), len(dataset.index))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     split = np.full(len(dataset.index), "train", dtype=object)
     for fold, (_, rows) in enumerate(folds.split(members, dataset.labels, members)):

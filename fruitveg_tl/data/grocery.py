@@ -126,7 +126,7 @@ def from_lists(root: Path, labels: str, kinds: tuple[str, ...]) -> Iterator[Item
                 yield root / path, names[int(fine)][labels], split
 
 
-def levels(dataset: Dataset) -> pd.DataFrame:
+def class_hierarchy(dataset: Dataset) -> pd.DataFrame:
     """Return what the classes of grocery belong to, narrow groups first.
 
     Returns:

@@ -52,7 +52,7 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in result.items()}
 
 
-def per_class(
+def classification_report(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> pd.DataFrame:
     """Return precision, recall, F1 and support of every class, indexed by its name."""
@@ -111,7 +111,7 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float((2 * right[either > 0] / either[either > 0]).mean())
 
 
-def interval(
+def bootstrap_interval(
     labels: np.ndarray,
     probabilities: np.ndarray,
     score: Callable[[np.ndarray, np.ndarray], float] = accuracy,
@@ -141,7 +141,7 @@ def interval(
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def collapse(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def sum_by_group(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Read answers at a coarser level: add up the probabilities of each group's classes.
 
     Args:
@@ -155,7 +155,7 @@ def collapse(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarr
     return probabilities @ np.eye(len(names))[position], names.tolist()
 
 
-def severity(labels: np.ndarray, predicted: np.ndarray, levels: pd.DataFrame) -> pd.Series:
+def mistake_severity(labels: np.ndarray, predicted: np.ndarray, levels: pd.DataFrame) -> pd.Series:
     """Sort answers by how wrong they are.
 
     Args:

@@ -77,7 +77,9 @@ class Study:
         return [folder.name for folder in folders]
 
 
-def choose(dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **settings) -> Study:
+def configure_experiment(
+    dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **settings
+) -> Study:
     """Return the study a notebook asks for, or the one the environment asks for instead.
 
     FRUITVEG_DATASET and FRUITVEG_LABELS override the images: the settings given here are

@@ -168,7 +168,7 @@ def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Show F1 of every class, one shape per model, sorted by their mean.
 
     Args:
-        tables: model name to `metrics.per_class`.
+        tables: model name to `metrics.classification_report`.
     """
     frame = pd.DataFrame({name: table["f1"] for name, table in tables.items()})
     frame = frame.loc[frame.mean(axis=1).sort_values().index]

@@ -40,7 +40,7 @@ def test_exact_and_near_duplicates_are_found_and_nothing_else(tmp_path, home):
         ({"train/pear/1.png", "test/pear/near.png"}, False),
     ]
     assert pairs["same_label"].all()
-    leaked = paths[audit.leaked(pairs)]
+    leaked = paths[audit.leaked_test_rows(pairs)]
     assert set(leaked) == {"test/kiwi/copy.png", "test/pear/near.png"}
 
 
@@ -53,7 +53,7 @@ def test_pairs_within_a_split_are_no_leak():
             "second_split": ["train", "test", "val"],
         }
     )
-    assert audit.leaked(pairs).tolist() == [2]
+    assert audit.leaked_test_rows(pairs).tolist() == [2]
 
 
 def test_the_gap_is_what_images_seen_before_add():
@@ -69,10 +69,10 @@ def test_the_gap_is_what_images_seen_before_add():
 
 def test_a_chain_of_pairs_is_one_group():
     pairs = pd.DataFrame({"first": [0, 1, 4], "second": [1, 3, 5]})
-    groups = audit.groups(pairs, 7)
+    groups = audit.duplicate_groups(pairs, 7)
     assert groups[0] == groups[1] == groups[3] and groups[4] == groups[5]
     assert len(set(groups)) == 4
-    assert len(set(audit.groups(pairs[:0], 3))) == 3
+    assert len(set(audit.duplicate_groups(pairs[:0], 3))) == 3
 
 
 def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_image(tmp_path, home):
@@ -88,11 +88,11 @@ def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_image(tmp_path, hom
         for i in range(40)
     }
     dataset = write(tmp_path / "set", images)
-    assert len(audit.leaked(audit.duplicates(dataset, dataset.pixels(64))))
+    assert len(audit.leaked_test_rows(audit.duplicates(dataset, dataset.pixels(64))))
     again = audit.resplit(dataset, dataset.pixels(64))
     assert again.name == "set-resplit" and again.digest != dataset.digest
     assert sorted(again.index["path"]) == sorted(dataset.index["path"])
-    assert not len(audit.leaked(audit.duplicates(again, again.pixels(64))))
+    assert not len(audit.leaked_test_rows(audit.duplicates(again, again.pixels(64))))
     sizes = again.split_sizes()
     assert all(
         abs(sizes[k] / 160 - share) < 0.1 for k, share in zip(sizes, (0.7, 0.1, 0.2), strict=True)

@@ -123,7 +123,7 @@ def test_packages_come_with_grocery_all(groceries):
 
 
 def test_levels_say_what_each_class_belongs_to(groceries):
-    levels = grocery.levels(load("grocery-all", "fine", groceries))
+    levels = grocery.class_hierarchy(load("grocery-all", "fine", groceries))
     assert levels.index.tolist() == ["Granny-Smith", "Leek", "Oat-Milk", "Pink-Lady"]
     assert levels["fruit"].tolist() == ["Apple", "Leek", "Milk", "Apple"]
     assert levels["kind"].tolist() == ["Fruit", "Vegetables", "Packages", "Fruit"]
