@@ -55,7 +55,13 @@ PATHS = Paths(Path(os.environ.get("FRUITVEG_HOME", CHECKOUT)))
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
 
-ABLATIONS = ("resplit", "per_class", "probe_first", "update_batch_norm", "divide_by_255")
+ABLATIONS = (
+    "resplit",
+    "train_images_per_class",
+    "probe_first",
+    "update_batch_norm",
+    "divide_by_255",
+)
 RECIPE_OPTIONS = ("crop", "soup", "balance")
 
 
@@ -88,7 +94,7 @@ class RunConfig:
         balance: of the classes in the loss of both phases, by which the best epoch is chosen too;
             0 for none, see `training.balanced_crossentropy`.
         resplit: split the images anew, duplicates together, see `audit.resplit`.
-        per_class: train on so many images of each class, chosen by the seed; None for all.
+        train_images_per_class: train on so many images of each class, chosen by the seed; None for all.
         probe_first: False leaves the linear probe out: fine-tuning starts from a random head.
         update_batch_norm: True trains BatchNorm behind the boundary like any layer, and lets its
             statistics follow the batches: a common mistake with few images.
@@ -116,7 +122,7 @@ class RunConfig:
     soup: int = 1
     balance: float = 0.0
     resplit: bool = False
-    per_class: int | None = None
+    train_images_per_class: int | None = None
     probe_first: bool = True
     update_batch_norm: bool = False
     divide_by_255: bool = False

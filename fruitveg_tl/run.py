@@ -71,7 +71,7 @@ class _Run:
         labels = self.dataset.labels[self.dataset.rows("train")]
         order = np.random.default_rng(self.config.seed).permutation(len(labels))
         by_class = pd.Series(labels[order]).groupby(labels[order]).cumcount().to_numpy()
-        return np.sort(order[by_class < (self.config.per_class or len(labels))])
+        return np.sort(order[by_class < (self.config.train_images_per_class or len(labels))])
 
     def one_hot(self, rows: np.ndarray) -> np.ndarray:
         return np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.labels[rows]]
@@ -219,7 +219,7 @@ def _check(config: RunConfig) -> None:
         raise InputError("a soup needs at least one training, and balance is between 0 and 1")
     if config.soup > 1 and config.strategy == "scratch":
         raise InputError("a soup averages fine-tunings from one probe; from scratch there is none")
-    if config.per_class is not None and config.per_class < 1:
+    if config.train_images_per_class is not None and config.train_images_per_class < 1:
         raise InputError("at least one image of each class is needed to train on")
 
 

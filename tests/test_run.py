@@ -236,7 +236,7 @@ def test_killed_in_every_step_a_run_ends_with_the_same_results(home, quick, tmp_
 
 def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finished, quick):
     changes = [
-        {"per_class": 2, "probe_first": False},
+        {"train_images_per_class": 2, "probe_first": False},
         {"divide_by_255": True, "resplit": True, "views": 0},
     ]
     direct, resplit = (
@@ -248,10 +248,10 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
     assert resplit.provenance["dataset"]["name"] == "images-resplit"
     runs = results.read()
     stages = set(results.table(runs)["Stage"])
-    assert "fine-tuned, per_class 2, probe_first False" in stages
+    assert "fine-tuned, train_images_per_class 2, probe_first False" in stages
     assert "fine-tuned, resplit True, divide_by_255 True, views 0" in stages
     filled = results.fill("<!-- results images --><!-- /results -->", runs)
-    assert "per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
+    assert "train_images_per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
     assert results.load(finished).config.to_dict().keys().isdisjoint(config.ABLATIONS)
     assert newest_run() == finished
 
@@ -262,13 +262,17 @@ def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
     def learnt(**changes):
         return steps._Run(replace(quick, **changes), dataset, None, None, None, None).learnt
 
-    some = learnt(per_class=3)
+    some = learnt(train_images_per_class=3)
     labels = dataset.labels[dataset.rows("train")]
     assert np.bincount(labels[some]).tolist() == [3, 3, 3]
-    assert some.tolist() == learnt(per_class=3).tolist() != learnt(per_class=3, seed=1).tolist()
-    assert learnt().tolist() == learnt(per_class=99).tolist() == list(range(24))
+    assert (
+        some.tolist()
+        == learnt(train_images_per_class=3).tolist()
+        != learnt(train_images_per_class=3, seed=1).tolist()
+    )
+    assert learnt().tolist() == learnt(train_images_per_class=99).tolist() == list(range(24))
     with pytest.raises(InputError, match="at least one image"):
-        train_and_evaluate(replace(quick, per_class=0))
+        train_and_evaluate(replace(quick, train_images_per_class=0))
 
 
 def test_validation_answers_are_kept_beside_the_test_answers(finished, quick):

@@ -13,8 +13,8 @@ from fruitveg_tl.evaluation.metrics import (
     evaluate,
     interval,
     macro_f1,
-    per_class,
     severity,
+    train_images_per_class,
 )
 
 
@@ -63,7 +63,7 @@ def test_zero_division_cases_are_zero():
     # Class 1 is never predicted, class 2 has no images and is never predicted.
     labels = np.array([0, 0, 1])
     probabilities = np.array([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.5, 0.4, 0.1]])
-    scores = per_class(labels, probabilities, ["a", "b", "c"])
+    scores = train_images_per_class(labels, probabilities, ["a", "b", "c"])
     assert scores.loc["b", ["precision", "recall", "f1"]].tolist() == [0, 0, 0]
     assert scores.loc["c", ["precision", "recall", "f1", "support"]].tolist() == [0, 0, 0, 0]
     assert evaluate(labels, probabilities)["precision_macro"] == pytest.approx(2 / 9)
