@@ -46,9 +46,9 @@ def predict(paths: Sequence[Path], run: Path) -> list[pd.Series]:
         for each file, the probability of every class, highest first.
 
     Raises:
-        InputError: if an image cannot be decoded; see also `results.Run.network`.
+        InputError: if an image cannot be decoded; see also `results.Run.load_model`.
     """
     found = results.load(run)
     pixels = np.stack([decode(path, found.config.size, found.config.crop) for path in paths])
-    probabilities = found.network().predict_on_batch(pixels.astype(np.float32))
+    probabilities = found.load_model().predict_on_batch(pixels.astype(np.float32))
     return [pd.Series(p, index=found.classes).sort_values(ascending=False) for p in probabilities]

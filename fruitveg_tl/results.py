@@ -109,7 +109,7 @@ class Run:
     test: pd.DataFrame
 
     @property
-    def model(self) -> str:
+    def backbone_name(self) -> str:
         """The backbone's name, e.g. "ResNet50"."""
         return BACKBONES[self.config.backbone].name
 
@@ -121,14 +121,18 @@ class Run:
     @property
     def label(self) -> str:
         """The model's name, and what it started from where that is not what Keras publishes."""
-        return f"{self.model}, {self.weights}" if self.weights in MAKESHIFT else self.model
+        return (
+            f"{self.backbone_name}, {self.weights}"
+            if self.weights in MAKESHIFT
+            else self.backbone_name
+        )
 
     @property
     def classes(self) -> list[str]:
         """All labels, sorted: the columns of the probabilities."""
         return self.provenance["dataset"]["classes"]
 
-    def network(self) -> keras.Model:
+    def load_model(self) -> keras.Model:
         """Load the whole network: raw RGB (n, size, size, 3) in 0..255 to probabilities.
 
         Raises:

@@ -40,7 +40,7 @@ def on_shared_classes(
     truth = asked[dataset.labels[rows]]
     rows, truth = rows[np.isin(truth, shared)], truth[np.isin(truth, shared)]
     pixels = dataset.pixels(run.config.size, run.config.crop)[rows].astype(np.float32)
-    answers = run.network().predict(pixels, verbose=0)
+    answers = run.load_model().predict(pixels, verbose=0)
     summed = np.stack([answers[:, known == name].sum(1) for name in shared], axis=1)
     # Never 0: a network sure of some other fruit still has to choose among these.
     summed = np.maximum(summed, np.finfo(np.float32).tiny)

@@ -115,14 +115,14 @@ def caveat(run: Run) -> None:
     """Say loudly what a network started from, where that is not what Keras publishes."""
     if run.weights == RANDOM:
         say(
-            f"> **Not transfer.** {run.model} started from random numbers here. Its figures show "
+            f"> **Not transfer.** {run.backbone_name} started from random numbers here. Its figures show "
             "the procedure, and what it gives when nothing is transferred; they say nothing about "
-            f"how good the pre-trained {run.model} is."
+            f"how good the pre-trained {run.backbone_name} is."
         )
     if run.weights == BUNDLED:
         about = card(BACKBONES[run.config.backbone])
         say(
-            f"> **Source weights made here.** {run.model} started from bundled weights, not from "
+            f"> **Source weights made here.** {run.backbone_name} started from bundled weights, not from "
             f"Keras' ImageNet ones. They come from {about['images']}, in "
             f"{training_seconds(about) / 60:.0f} minutes of training, and put "
             f"{about['held_out_accuracy_rounded']:.0%} of the images held out into the right "

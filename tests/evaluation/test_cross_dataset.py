@@ -44,7 +44,7 @@ def test_a_network_answers_another_set_on_the_classes_they_share(home, quick, ka
     dataset = load(shop)
     rows = dataset.rows("test")[:4]
     pixels = dataset.pixels(quick.size)[rows].astype(np.float32)
-    apple, bell, capsicum, _ = run.network().predict(pixels, verbose=0).T
+    apple, bell, capsicum, _ = run.load_model().predict(pixels, verbose=0).T
     np.testing.assert_allclose(answers[:4, 0], apple / (apple + bell + capsicum), rtol=1e-4)
 
 
