@@ -44,7 +44,7 @@ STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
 
 
 @dataclass
-class _Run:
+class _State:
     """What the steps of one run share."""
 
     config: RunConfig
@@ -168,7 +168,7 @@ def _execute(
     )
     seconds["frozen"] = activations.seconds
     state = PATHS.cache / "runs" / folder.name
-    work = _Run(config, dataset, network, trained.tail, activations, state, seconds)
+    work = _State(config, dataset, network, trained.tail, activations, state, seconds)
     if scratch:
         _train_tail(work, SCRATCH, config.scratch_rate)
     else:
@@ -253,7 +253,7 @@ def _activations(
         )
 
 
-def _linear_probe(work: _Run) -> None:
+def _linear_probe(state: _State) -> None:
     """Train a softmax layer on pooled features and hand its weights to the network's head."""
     config, found = work.config, work.activations
     keras.utils.set_random_seed(config.seed)
@@ -271,7 +271,7 @@ def _linear_probe(work: _Run) -> None:
         answers[PROBE] = predict_on_batch(probe, features)
 
 
-def _train_tail(work: _Run, stage: str, rate: float) -> None:
+def _train_tail(state: _State, stage: str, rate: float) -> None:
     tail, learner, found = work.network.tail, work.trained_tail, work.activations
     start = tail.get_weights()
     views, config = [found.plain, *found.views], work.config
@@ -290,7 +290,7 @@ def _train_tail(work: _Run, stage: str, rate: float) -> None:
 
 
 def _fit(
-    work: _Run,
+    state: _State,
     stage: str,
     model: keras.Model,
     views: Sequence[np.ndarray],
@@ -329,7 +329,7 @@ def _fit(
     work.trained[stage] = backbones.trainable_parameters(model)
 
 
-def _whole_model_difference(work: _Run) -> float:
+def _whole_model_difference(state: _State) -> float:
     """Largest difference between the saved network's and the tail's probabilities on 32 images."""
     rows = work.dataset.rows("test")[:32]
     pixels = work.dataset.pixels(work.config.size, work.config.crop)[rows].astype(np.float32)

@@ -260,7 +260,7 @@ def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
     dataset = load(quick.dataset)
 
     def learnt(**changes):
-        return steps._Run(replace(quick, **changes), dataset, None, None, None, None).learnt
+        return steps._State(replace(quick, **changes), dataset, None, None, None, None).learnt
 
     some = learnt(train_images_per_class=3)
     labels = dataset.labels[dataset.rows("train")]

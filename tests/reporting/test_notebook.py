@@ -29,12 +29,12 @@ def test_finished_runs_are_used_and_a_lost_network_is_trained_again(finished, qu
         quick.dataset, size=32, views=1, batch_size=8, probe_epochs=3, finetune_epochs=2,
         weights="random",
     )  # fmt: skip
-    assert study.run("vgg16") == [finished.name]
+    assert experiment.run("vgg16") == [finished.name]
     (finished / "model.keras").unlink()
     before = (finished / "metrics.json").read_bytes()
-    assert study.run("vgg16") == [finished.name]
+    assert experiment.run("vgg16") == [finished.name]
     assert not (finished / "model.keras").exists()
-    assert study.run("vgg16", network=True) == [finished.name]
+    assert experiment.run("vgg16", network=True) == [finished.name]
     assert (finished / "model.keras").exists()
     assert (finished / "metrics.json").read_bytes() == before
 

@@ -57,7 +57,7 @@ def in_order(miniature) -> list[list[str]]:
 @pytest.mark.reliability("notebook kernels killed, cells out of order")
 def test_a_killed_kernel_costs_nothing_and_wrong_order_no_wrong_number(miniature, tried):
     home, cells = miniature[0], sources(miniature)
-    training = next(i for i, source in enumerate(cells) if "study.run" in source)
+    training = next(i for i, source in enumerate(cells) if "experiment.run" in source)
     for marker in ("data/cache/runs/*/linear probe/state", "data/cache/runs/*/fine-tuned/state"):
         with Kernel(miniature) as kernel:
             for source in cells[:training]:
