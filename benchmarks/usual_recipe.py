@@ -95,16 +95,16 @@ def package(root: str, backbone: str, seed: int) -> float:
     return results.load(train_and_evaluate(config)).scores[FINETUNED]["accuracy"]
 
 
-def _images(train_images_per_class: dict[str, int]) -> Iterator[tuple[str, str, Path]]:
+def _images(images_per_class: dict[str, int]) -> Iterator[tuple[str, str, Path]]:
     """Give so many images of each class that every split has."""
     from fruitveg_tl.data import registry
 
     dataset = registry.load(DATASET)
     everywhere = dataset.index.groupby("label")["split"].transform("nunique") == len(
-        train_images_per_class
+        images_per_class
     )
     for (split, label), images in dataset.index[everywhere].groupby(["split", "label"]):
-        for path in images["path"].head(train_images_per_class[split]):
+        for path in images["path"].head(images_per_class[split]):
             yield {"val": "validation"}.get(split, split), label, dataset.root / path
 
 
@@ -152,8 +152,8 @@ def main() -> None:
         if not missing:
             continue
         with tempfile.TemporaryDirectory() as root:
-            train_images_per_class = {"train": train, "val": -(-train // 4), "test": train}
-            link_images(Path(root), _images(train_images_per_class))
+            images_per_class = {"train": train, "val": -(-train // 4), "test": train}
+            link_images(Path(root), _images(images_per_class))
             for side in missing:
                 found = in_own_process(__file__, [side, root, backbone, seed])
                 runs.append(asked | {"by": side} | found | {"commit": runtime.commit()})

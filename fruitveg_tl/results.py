@@ -216,7 +216,7 @@ def read(results: Path | None = None) -> pd.DataFrame:
         dataset, model, stage, weights (source), size in pixels, seed, run (folder name), every
         metric, parameters (trained in that stage), seconds (of training up to that stage's end,
         the frozen part included), ablation (from the study's protocol, in words; mostly none),
-        extras (`config.RECIPE_OPTIONS` in use, in words) and settings (equal for runs that differ in the
+        recipe_options (those in use, in words) and settings (equal for runs that differ in the
         seed alone).
     """
     rows = []
@@ -244,7 +244,9 @@ def read(results: Path | None = None) -> pd.DataFrame:
                     "run": file.parent.name,
                     "ablation": ", ".join(in_words[name] for name in ablations),
                     "recipe_options": ", ".join(
-                        in_words[name] for name in extras if (name, stage) != ("soup", config.PROBE)
+                        in_words[name]
+                        for name in recipe_options
+                        if (name, stage) != ("soup", config.PROBE)
                     ),
                     "settings": json.dumps([settings, provenance["dataset"]["sha256"]]),
                 }

@@ -168,28 +168,28 @@ def _execute(
     )
     seconds["frozen"] = activations.seconds
     state = PATHS.cache / "runs" / folder.name
-    work = _State(config, dataset, network, trained.tail, activations, state, seconds)
+    state = _State(config, dataset, network, trained.tail, activations, state, seconds)
     if scratch:
-        _train_tail(work, SCRATCH, config.scratch_rate)
+        _train_tail(state, SCRATCH, config.scratch_rate)
     else:
         if config.probe_first:
-            _linear_probe(work)
-        _train_tail(work, FINETUNED, config.finetune_rate)
+            _linear_probe(state)
+        _train_tail(state, FINETUNED, config.finetune_rate)
 
     provenance = {
         "dataset": {
             "name": dataset.name,
             "sha256": dataset.digest,
             "classes": list(dataset.classes),
-            "images": dataset.split_sizes() | {"train": len(work.learnt)},
+            "images": dataset.split_sizes() | {"train": len(state.learnt)},
         },
         "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
-        "trained_parameters": work.trained,
-        "interpolation": work.interpolation,
+        "trained_parameters": state.trained,
+        "interpolation": state.interpolation,
         "frozen_precision": None if scratch else precision,
         "training_precision": precision,
         "frozen_part_reused": activations.reused,
-        "model_difference": _whole_model_difference(work),
+        "model_difference": _whole_model_difference(state),
         "seconds": seconds | {"this_call": time.perf_counter() - started},
         "environment": runtime.environment() | {"devices": devices},
     }
@@ -197,10 +197,10 @@ def _execute(
         folder,
         config,
         provenance,
-        work.history,
+        state.history,
         dataset,
-        work.probabilities,
-        work.validation,
+        state.probabilities,
+        state.validation,
         network.model,
     )
     shutil.rmtree(state, ignore_errors=True)
@@ -255,38 +255,38 @@ def _activations(
 
 def _linear_probe(state: _State) -> None:
     """Train a softmax layer on pooled features and hand its weights to the network's head."""
-    config, found = work.config, work.activations
+    config, found = state.config, state.activations
     keras.utils.set_random_seed(config.seed)
     probe = keras.Sequential(
         [
             keras.Input(found.pooled_plain.shape[1:]),
-            keras.layers.Dense(len(work.dataset.classes), "softmax"),
+            keras.layers.Dense(len(state.dataset.classes), "softmax"),
         ]
     )
     views = [found.pooled_plain, *found.pooled_views]
-    _fit(work, PROBE, probe, views, config.probe_rate, config.probe_epochs, mixup=0)
-    work.network.head.set_weights(probe.layers[-1].get_weights())
-    for split, answers in (("test", work.probabilities), ("val", work.validation)):
-        features = found.pooled_plain[work.dataset.rows(split)]
+    _fit(state, PROBE, probe, views, config.probe_rate, config.probe_epochs, mixup=0)
+    state.network.head.set_weights(probe.layers[-1].get_weights())
+    for split, answers in (("test", state.probabilities), ("val", state.validation)):
+        features = found.pooled_plain[state.dataset.rows(split)]
         answers[PROBE] = predict_on_batch(probe, features)
 
 
 def _train_tail(state: _State, stage: str, rate: float) -> None:
-    tail, learner, found = work.network.tail, work.trained_tail, work.activations
+    tail, learner, found = state.network.tail, state.trained_tail, state.activations
     start = tail.get_weights()
-    views, config = [found.plain, *found.views], work.config
+    views, config = [found.plain, *found.views], state.config
     ends = []
     for member in range(config.soup if stage == FINETUNED else 1):
         learner.set_weights(start)
-        _fit(work, stage, learner, views, rate, config.finetune_epochs, config.mixup, member)
+        _fit(state, stage, learner, views, rate, config.finetune_epochs, config.mixup, member)
         ends.append(learner.get_weights())
     tail.set_weights([np.mean(arrays, axis=0) for arrays in zip(*ends, strict=True)])
     if stage == FINETUNED and config.soup == 1:
         tail.compile(loss="categorical_crossentropy")
-        work.interpolation = interpolate(tail, start, work.evaluation("val", found.plain))
-    with _timed(work.seconds, "evaluation"):
-        work.probabilities[stage] = predict(tail, work.evaluation("test", found.plain))
-        work.validation[stage] = predict(tail, work.evaluation("val", found.plain))
+        state.interpolation = interpolate(tail, start, state.evaluation("val", found.plain))
+    with _timed(state.seconds, "evaluation"):
+        state.probabilities[stage] = predict(tail, state.evaluation("test", found.plain))
+        state.validation[stage] = predict(tail, state.evaluation("val", found.plain))
 
 
 def _fit(
@@ -299,11 +299,11 @@ def _fit(
     mixup: float,
     member: int = 0,
 ) -> None:
-    config, dataset = work.config, work.dataset
-    train = dataset.rows("train")[work.learnt]
+    config, dataset = state.config, state.dataset
+    train = dataset.rows("train")[state.learnt]
     # The plain view holds every image, an augmented one the training images alone.
-    rows = [train] + [work.learnt] * (len(views) - 1)
-    labels = work.one_hot(train)
+    rows = [train] + [state.learnt] * (len(views) - 1)
+    labels = state.one_hot(train)
     steps = epochs * -(-len(train) // config.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / 10, steps, alpha=0.01, warmup_target=rate, warmup_steps=steps // 10
@@ -318,23 +318,23 @@ def _fit(
         rng = np.random.default_rng([config.seed, len(stage), epoch, member])
         return Batches(views, rows, labels, config.batch_size, rng, mixup)
 
-    validation = work.evaluation("val", views[0])
+    validation = state.evaluation("val", views[0])
     # Which epoch is best on few images is luck in part; the mean over a soup has less of it.
     patience = None if stage == FINETUNED and config.soup > 1 else config.patience
     what = f"{stage}, {member + 1} of {config.soup}" if member else stage
-    history = fit_resumable(model, batches, validation, epochs, patience, work.state / what, what)
+    history = fit_resumable(model, batches, validation, epochs, patience, state.state / what, what)
     spent = sum(record.pop("seconds") for record in history)
-    work.seconds[stage] = work.seconds.get(stage, 0) + spent
-    work.history += [{"stage": stage, **record} for record in history]
-    work.trained[stage] = backbones.trainable_parameters(model)
+    state.seconds[stage] = state.seconds.get(stage, 0) + spent
+    state.history += [{"stage": stage, **record} for record in history]
+    state.trained[stage] = backbones.trainable_parameters(model)
 
 
 def _whole_model_difference(state: _State) -> float:
     """Largest difference between the saved network's and the tail's probabilities on 32 images."""
-    rows = work.dataset.rows("test")[:32]
-    pixels = work.dataset.pixels(work.config.size, work.config.crop)[rows].astype(np.float32)
-    whole = predict_on_batch(work.network.model, pixels)
-    stored = list(work.probabilities.values())[-1][:32]
+    rows = state.dataset.rows("test")[:32]
+    pixels = state.dataset.pixels(state.config.size, state.config.crop)[rows].astype(np.float32)
+    whole = predict_on_batch(state.network.model, pixels)
+    stored = list(state.probabilities.values())[-1][:32]
     return float(np.abs(whole - stored).max())
 
 

@@ -1,4 +1,4 @@
-"""What the notebooks share: which study, its runs, and how text, tables and figures are shown."""
+"""What the notebooks share: which experiment, its runs, and how text, tables and figures are shown."""
 
 import os
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ NUMBERS = ("size", "views", "probe_epochs", "finetune_epochs")
 
 
 @dataclass(frozen=True)
-class Study:
+class Experiment:
     """Images, settings and seeds that a notebook is about.
 
     Attributes:
@@ -51,7 +51,7 @@ class Study:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """The images as the study's networks see them, see `Dataset.pixels`."""
+        """The images as the experiment's networks see them, see `Dataset.pixels`."""
         return self.dataset.pixels(self.size, self.settings.get("crop", RunConfig.crop))
 
     def run(self, backbone: str, network: bool = False, **changes) -> list[str]:
@@ -61,7 +61,7 @@ class Study:
             backbone: e.g. "vgg16".
             network: True if the first run's trained network is needed too. It is not kept in Git,
                 so where it is missing the run is repeated.
-            changes: fields of `RunConfig` that differ from the study's, e.g. strategy="scratch".
+            changes: fields of `RunConfig` that differ from the experiment's, e.g. strategy="scratch".
         """
         folders: list[Path] = []
         for seed in self.seeds:
@@ -79,8 +79,8 @@ class Study:
 
 def configure_experiment(
     dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **settings
-) -> Study:
-    """Return the study a notebook asks for, or the one the environment asks for instead.
+) -> Experiment:
+    """Return the experiment a notebook asks for, or the one the environment asks for instead.
 
     FRUITVEG_DATASET and FRUITVEG_LABELS override the images: the settings given here are
     then replaced by those of that dataset's profile, with one seed. FRUITVEG_SEEDS (e.g. "0 1 2"),
@@ -103,7 +103,7 @@ def configure_experiment(
             settings[field] = int(value)
     if value := os.environ.get("FRUITVEG_SEEDS"):
         seeds = [int(seed) for seed in value.split()]
-    return Study(name, labels, settings, tuple(seeds))
+    return Experiment(name, labels, settings, tuple(seeds))
 
 
 def say(text: str) -> None:

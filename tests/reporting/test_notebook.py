@@ -10,22 +10,22 @@ from fruitveg_tl.utils.errors import InputError
 def test_the_notebook_chooses_unless_the_environment_does(monkeypatch):
     for name in ("DATASET", "LABELS", "SEEDS", "SIZE", "VIEWS"):
         monkeypatch.delenv(f"FRUITVEG_{name}", raising=False)
-    study = notebook.configure_experiment(dataset="grocery", seeds=(1, 2), size=96)
-    assert (study.name, study.size, study.seeds) == ("grocery", 96, (1, 2))
+    experiment = notebook.configure_experiment(dataset="grocery", seeds=(1, 2), size=96)
+    assert (experiment.name, experiment.size, experiment.seeds) == ("grocery", 96, (1, 2))
     monkeypatch.setenv("FRUITVEG_DATASET", "synthetic")
-    study = notebook.configure_experiment(dataset="grocery", seeds=(1, 2), size=96)
-    assert (study.size, study.seeds) == (64, (0,))  # the synthetic's own profile
+    experiment = notebook.configure_experiment(dataset="grocery", seeds=(1, 2), size=96)
+    assert (experiment.size, experiment.seeds) == (64, (0,))  # the synthetic's own profile
     monkeypatch.setenv("FRUITVEG_DATASET", "fruits-veges")
     assert notebook.configure_experiment(dataset="grocery", size=96).size == 224
     monkeypatch.setenv("FRUITVEG_SIZE", "48")
     monkeypatch.setenv("FRUITVEG_SEEDS", "3 4")
     monkeypatch.setenv("FRUITVEG_LABELS", "fine")
-    study = notebook.configure_experiment(dataset="grocery")
-    assert (study.size, study.seeds, study.labels) == (48, (3, 4), "fine")
+    experiment = notebook.configure_experiment(dataset="grocery")
+    assert (experiment.size, experiment.seeds, experiment.labels) == (48, (3, 4), "fine")
 
 
 def test_finished_runs_are_used_and_a_lost_network_is_trained_again(finished, quick):
-    study = notebook.configure_experiment(
+    experiment = notebook.configure_experiment(
         quick.dataset, size=32, views=1, batch_size=8, probe_epochs=3, finetune_epochs=2,
         weights="random",
     )  # fmt: skip
