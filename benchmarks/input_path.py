@@ -84,7 +84,10 @@ def main() -> None:
 
 def _readers(folder: Path, dataset: Dataset, paths: list[Path]) -> dict:
     pixels = images.pixel_array(paths, SIZE, folder / "pixels.npy")
-    rows, labels = np.arange(len(paths)), np.eye(len(dataset.classes))[dataset.labels[: len(paths)]]
+    rows, labels = (
+        np.arange(len(paths)),
+        np.eye(len(dataset.classes))[dataset.targets[: len(paths)]],
+    )
     labelled = zip(dataset.index["label"], paths, strict=False)
     link_images(folder, (("tree", label, path) for label, path in labelled))
     generator = keras.utils.image_dataset_from_directory(

@@ -18,7 +18,7 @@ def main() -> None:
         {"Model": "chance", "Accuracy": 1 / len(dataset.classes)},
         {
             "Model": "colour histogram, logistic regression",
-            "Accuracy": metrics.evaluate(dataset.labels[dataset.rows("test")], colour)["accuracy"],
+            "Accuracy": metrics.evaluate(dataset.targets[dataset.rows("test")], colour)["accuracy"],
         },
     ]
     runs = results.read()

@@ -119,7 +119,7 @@ def _dataset_options(parser: argparse.ArgumentParser) -> None:
         help="synthetic (default, generated), grocery, fruits-veges, or a folder of class folders",
     )
     parser.add_argument(
-        "--labels", default="coarse", help="coarse (default) or fine, for grocery only"
+        "--label-level", default="coarse", help="coarse (default) or fine, for grocery only"
     )
     parser.add_argument("--data", help="a copy of the dataset on disk (default: FRUITVEG_DATA)")
 
@@ -130,7 +130,7 @@ def _dataset_options(parser: argparse.ArgumentParser) -> None:
 def _data(options: argparse.Namespace) -> None:
     from fruitveg_tl.data import registry
 
-    dataset = registry.load(options.dataset, options.labels, options.data)
+    dataset = registry.load(options.dataset, options.label_level, options.data)
     counts = dataset.index.groupby(["label", "split"]).size().unstack()
     print(counts[list(dataset.split_sizes())].to_string())
     sizes = ", ".join(f"{split} {count}" for split, count in dataset.split_sizes().items())
@@ -150,7 +150,12 @@ def _run(options: argparse.Namespace) -> None:
     names = [backbones.backbone_by_name(name) for name in options.backbones]
     configs = [
         RunConfig(
-            options.dataset, backbone.key, options.labels, options.strategy, seed=seed, **settings
+            options.dataset,
+            backbone.key,
+            options.label_level,
+            options.strategy,
+            seed=seed,
+            **settings,
         )
         for backbone in names
         for seed in options.seeds

@@ -71,7 +71,7 @@ class RunConfig:
 
     Attributes:
         dataset: a name from `datasets.DATASETS` or a folder.
-        labels: "coarse" or "fine"; only `grocery` has both.
+        label_level: "coarse" or "fine"; only `grocery` has both.
         backbone: key of `backbones.BACKBONES`.
         strategy: "transfer" (linear probe, then fine-tuning) or "scratch" (random
             initialisation, all layers trained: the baseline).
@@ -103,7 +103,7 @@ class RunConfig:
 
     dataset: str
     backbone: str
-    labels: str = "coarse"
+    label_level: str = "coarse"
     strategy: str = "transfer"
     weights: str = "auto"
     size: int = 224

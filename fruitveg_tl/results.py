@@ -65,7 +65,7 @@ def write(
         validation: per stage, the answers for the validation split.
         model: the whole network.
     """
-    labels = dataset.labels[dataset.rows("test")]
+    targets = dataset.targets[dataset.rows("test")]
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         write_json(temporary / "config.json", settings.to_dict())
@@ -79,10 +79,10 @@ def write(
             images.to_csv(temporary / f"{split}.csv", index=False)
             for stage, values in answers.items():
                 np.save(temporary / f"{name}-{slug(stage)}.npy", values.astype(np.float32))
-        scores = {stage: metrics.evaluate(labels, p) for stage, p in probabilities.items()}
+        scores = {stage: metrics.evaluate(targets, p) for stage, p in probabilities.items()}
         write_json(temporary / "metrics.json", scores)
         last = list(probabilities.values())[-1]
-        metrics.classification_report(labels, last, dataset.classes).to_csv(
+        metrics.classification_report(targets, last, dataset.classes).to_csv(
             temporary / "classification_report.csv"
         )
         model.save(temporary / MODEL)
@@ -153,7 +153,7 @@ class Run:
             raise InputError(f"{file}: refused ({reason}); {again}") from None
 
     @cached_property
-    def labels(self) -> np.ndarray:
+    def targets(self) -> np.ndarray:
         """Class index of every test image, shape (n,)."""
         return self._class_index(self.test)
 

@@ -68,13 +68,13 @@ class _State:
     @cached_property
     def learnt(self) -> np.ndarray:
         """Positions, among the training images, of those to train on."""
-        labels = self.dataset.labels[self.dataset.rows("train")]
-        order = np.random.default_rng(self.config.seed).permutation(len(labels))
-        by_class = pd.Series(labels[order]).groupby(labels[order]).cumcount().to_numpy()
-        return np.sort(order[by_class < (self.config.train_images_per_class or len(labels))])
+        targets = self.dataset.targets[self.dataset.rows("train")]
+        order = np.random.default_rng(self.config.seed).permutation(len(targets))
+        by_class = pd.Series(targets[order]).groupby(targets[order]).cumcount().to_numpy()
+        return np.sort(order[by_class < (self.config.train_images_per_class or len(targets))])
 
     def one_hot(self, rows: np.ndarray) -> np.ndarray:
-        return np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.labels[rows]]
+        return np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.targets[rows]]
 
 
 def train_and_evaluate(
@@ -103,7 +103,7 @@ def train_and_evaluate(
     _check(config)
     backbone = backbones.backbone_by_name(config.backbone)
     config = replace(config, finetune_rate=config.finetune_rate or backbone.finetune_rate)
-    dataset = registry.load(config.dataset, config.labels, data)
+    dataset = registry.load(config.dataset, config.label_level, data)
     if config.resplit:
         dataset = audit.resplit(dataset, dataset.pixels(audit.SIZE))
     scratch = config.strategy == "scratch"
@@ -303,20 +303,20 @@ def _fit(
     train = dataset.rows("train")[state.learnt]
     # The plain view holds every image, an augmented one the training images alone.
     rows = [train] + [state.learnt] * (len(views) - 1)
-    labels = state.one_hot(train)
+    targets = state.one_hot(train)
     steps = epochs * -(-len(train) // config.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / 10, steps, alpha=0.01, warmup_target=rate, warmup_steps=steps // 10
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
-        balanced_crossentropy(labels.sum(0), config.balance),
+        balanced_crossentropy(targets.sum(0), config.balance),
         metrics=["accuracy"],
     )
 
     def batches(epoch: int) -> Batches:
         rng = np.random.default_rng([config.seed, len(stage), epoch, member])
-        return Batches(views, rows, labels, config.batch_size, rng, mixup)
+        return Batches(views, rows, targets, config.batch_size, rng, mixup)
 
     validation = state.evaluation("val", views[0])
     # Which epoch is best on few images is luck in part; the mean over a soup has less of it.

@@ -94,11 +94,11 @@ def test_committed_metrics_follow_from_the_committed_probabilities():
         provenance = json.loads((folder / "provenance.json").read_text())
         classes = provenance["dataset"]["classes"]
         test = pd.read_csv(folder / "test.csv")
-        labels = np.searchsorted(classes, test["label"])
+        targets = np.searchsorted(classes, test["label"])
         assert len(test) == provenance["dataset"]["images"]["test"]
         for stage, scores in json.loads((folder / "metrics.json").read_text()).items():
             stored = np.load(folder / f"probabilities-{results.slug(stage)}.npy")
-            assert metrics.evaluate(labels, stored) == pytest.approx(scores)
+            assert metrics.evaluate(targets, stored) == pytest.approx(scores)
         assert re.fullmatch("[0-9a-f]{40}", provenance["environment"]["commit"]), folder
 
 

@@ -31,7 +31,7 @@ def test_results_hold_together(finished, quick):
     for stage, file in (("linear probe", "linear-probe"), ("fine-tuned", "fine-tuned")):
         stored = np.load(finished / f"probabilities-{file}.npy")
         assert stored.shape == (len(rows), 3)
-        assert scores[stage] == metrics.evaluate(dataset.labels[rows], stored)
+        assert scores[stage] == metrics.evaluate(dataset.targets[rows], stored)
     history = pd.read_csv(finished / "history.csv")
     assert history["stage"].unique().tolist() == ["linear probe", "fine-tuned"]
     assert (history.groupby("stage").size() <= 3).all()
@@ -263,8 +263,8 @@ def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
         return steps._State(replace(quick, **changes), dataset, None, None, None, None).learnt
 
     some = learnt(train_images_per_class=3)
-    labels = dataset.labels[dataset.rows("train")]
-    assert np.bincount(labels[some]).tolist() == [3, 3, 3]
+    targets = dataset.targets[dataset.rows("train")]
+    assert np.bincount(targets[some]).tolist() == [3, 3, 3]
     assert (
         some.tolist()
         == learnt(train_images_per_class=3).tolist()
@@ -278,8 +278,8 @@ def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
 def test_validation_answers_are_kept_beside_the_test_answers(finished, quick):
     dataset = load(quick.dataset)
     rows = dataset.rows("val")
-    labels, answers = results.load(finished).validation("fine-tuned")
-    np.testing.assert_array_equal(labels, dataset.labels[rows])
+    targets, answers = results.load(finished).validation("fine-tuned")
+    np.testing.assert_array_equal(targets, dataset.targets[rows])
     assert answers.shape == (len(rows), 3)
     kept = results.load(finished).provenance["interpolation"]["val_loss"]
-    assert metrics.evaluate(labels, answers)["loss"] == pytest.approx(kept, rel=1e-3)
+    assert metrics.evaluate(targets, answers)["loss"] == pytest.approx(kept, rel=1e-3)

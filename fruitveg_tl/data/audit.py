@@ -127,7 +127,7 @@ def resplit(dataset: Dataset, pixels: np.ndarray, seed: int = 0) -> Dataset:
     members = duplicate_groups(duplicates(dataset, pixels), len(dataset.index))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     split = np.full(len(dataset.index), "train", dtype=object)
-    for fold, (_, rows) in enumerate(folds.split(members, dataset.labels, members)):
+    for fold, (_, rows) in enumerate(folds.split(members, dataset.targets, members)):
         if fold < 3:
             split[rows] = "val" if fold == 0 else "test"
     index = dataset.index.assign(split=split.astype(str))

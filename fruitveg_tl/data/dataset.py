@@ -41,7 +41,7 @@ class Dataset:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
-    def labels(self) -> np.ndarray:
+    def targets(self) -> np.ndarray:
         """Class index of every image, shape (n,), int64."""
         return np.searchsorted(np.array(self.classes), self.index["label"].to_numpy(str))
 

@@ -100,12 +100,12 @@ def _refuse_hostile(members: list[zipfile.ZipInfo]) -> None:
         raise ValueError(f"the archive is unsafe: it would unpack to {total:,} bytes")
 
 
-def from_lists(root: Path, labels: str, kinds: tuple[str, ...]) -> Iterator[Item]:
+def from_lists(root: Path, label_level: str, kinds: tuple[str, ...]) -> Iterator[Item]:
     """Yield the images that the set's own split files list.
 
     Args:
         root: the folder with classes.csv and the split files.
-        labels: "coarse" or "fine".
+        label_level: "coarse" or "fine".
         kinds: of Fruit, Vegetables and Packages, those to keep.
 
     Raises:
@@ -123,7 +123,7 @@ def from_lists(root: Path, labels: str, kinds: tuple[str, ...]) -> Iterator[Item
         for line in (root / f"{split}.txt").read_text().splitlines():
             path, fine, _ = (field.strip() for field in line.split(","))
             if path.split("/")[1] in kinds:
-                yield root / path, names[int(fine)][labels], split
+                yield root / path, names[int(fine)][label_level], split
 
 
 def class_hierarchy(dataset: Dataset) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from fruitveg_tl.data.folders import from_folders
 from fruitveg_tl.utils.errors import InputError
 
 
-def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = None) -> Dataset:
+def load(name: str, label_level: str = "coarse", data: str | os.PathLike | None = None) -> Dataset:
     """Find a dataset, fetching or generating it if needed, and index it.
 
     Args:
@@ -19,18 +19,18 @@ def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = Non
             published tables), "fruits-veges", or the path of a folder with either
             train/validation/test folders of class folders, or class folders alone (then split
             70/10/20, stratified and seeded).
-        labels: "coarse" or "fine", for grocery only.
+        label_level: "coarse" or "fine", for grocery only.
         data: a copy already on disk in the upstream layout; default: `FRUITVEG_DATA`.
 
     Raises:
         InputError: naming the file, folder, class or name that cannot be used.
     """
     data = data or os.environ.get("FRUITVEG_DATA")
-    if labels not in ("coarse", "fine"):
-        raise InputError(f"unknown labels {labels!r}; choose coarse or fine")
+    if label_level not in ("coarse", "fine"):
+        raise InputError(f"unknown label_level {label_level!r}; choose coarse or fine")
     if name in DATASETS:
-        root, source = DATASETS[name](Path(data) if data else None, labels)
-        title = f"{name}-{labels}" if name in GROCERY else name
+        root, source = DATASETS[name](Path(data) if data else None, label_level)
+        title = f"{name}-{label_level}" if name in GROCERY else name
     elif Path(name).is_dir():
         root, source, title = Path(name), from_folders(Path(name)), Path(name).resolve().name
     else:
@@ -41,26 +41,26 @@ def load(name: str, labels: str = "coarse", data: str | os.PathLike | None = Non
     return index(title, root, list(source), required)
 
 
-def _synthetic(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
+def _synthetic(data: Path | None, label_level: str) -> tuple[Path, Iterator[Item]]:
     root = synthetic.generate(PATHS.data / "synthetic")
     return root, from_folders(root)
 
 
-def _fruits_veges(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
+def _fruits_veges(data: Path | None, label_level: str) -> tuple[Path, Iterator[Item]]:
     root = data or kaggle.fetch()
     return root, from_folders(root)
 
 
 def _grocery(
-    data: Path | None, labels: str, kinds: tuple[str, ...] = ("Fruit", "Vegetables")
+    data: Path | None, label_level: str, kinds: tuple[str, ...] = ("Fruit", "Vegetables")
 ) -> tuple[Path, Iterator[Item]]:
     root = data or grocery.fetch(PATHS.data / "grocery")
     root = root / "dataset" if (root / "dataset").is_dir() else root
-    return root, grocery.from_lists(root, labels, kinds)
+    return root, grocery.from_lists(root, label_level, kinds)
 
 
-def _grocery_all(data: Path | None, labels: str) -> tuple[Path, Iterator[Item]]:
-    return _grocery(data, labels, ("Fruit", "Vegetables", "Packages"))
+def _grocery_all(data: Path | None, label_level: str) -> tuple[Path, Iterator[Item]]:
+    return _grocery(data, label_level, ("Fruit", "Vegetables", "Packages"))
 
 
 GROCERY = ("grocery", "grocery-all")

@@ -32,7 +32,7 @@ def colour_histogram(dataset: Dataset) -> np.ndarray:
 
 def _answers(model, dataset: Dataset, features: np.ndarray) -> np.ndarray:
     train, test = dataset.rows("train"), dataset.rows("test")
-    model.fit(features[train], dataset.labels[train])
+    model.fit(features[train], dataset.targets[train])
     answers = np.zeros((len(test), len(dataset.classes)))
     answers[:, model.classes_] = model.predict_proba(features[test])
     return answers

@@ -1,6 +1,6 @@
 """Whether a network's probabilities can be taken at their word.
 
-Probabilities have shape (n, classes), labels (n,). The *confidence* of an answer is its
+Probabilities have shape (n, classes), targets (n,). The *confidence* of an answer is its
 probability.
 """
 
@@ -11,13 +11,13 @@ from scipy import optimize, special
 BINS = 15
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
     """Compare confidence with accuracy in bins of equal width (Guo et al. 2017).
 
     Returns:
         one row per bin that holds an answer: images, confidence and accuracy (their means).
     """
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
     # Bins are open on the left: a confidence of exactly 1 belongs to the last one.
     found = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     answers = pd.DataFrame({"bin": found, "confidence": confidence, "accuracy": right})
@@ -28,14 +28,14 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     )
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the mean gap between confidence and accuracy over the bins, 0 to 1 (Guo et al.)."""
-    found = reliability(labels, probabilities)
+    found = reliability(targets, probabilities)
     gaps = (found["confidence"] - found["accuracy"]).abs()
     return float(np.average(gaps, weights=found["images"]))
 
 
-def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Fit the temperature that minimises the cross-entropy: above 1, the network was too sure.
 
     To be fitted on the validation split, never on the images it is judged by (Guo et al.).
@@ -43,7 +43,7 @@ def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     def loss(log_temperature: float) -> float:
         scaled = special.log_softmax(_logits(probabilities) / np.exp(log_temperature), axis=1)
-        return -scaled[np.arange(len(labels)), labels].mean()
+        return -scaled[np.arange(len(targets)), targets].mean()
 
     found = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(found.x))
@@ -54,7 +54,7 @@ def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return special.softmax(_logits(probabilities) / temperature, axis=1)
 
 
-def risk_coverage(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     """Follow the error rate as the least sure answers are withheld (El-Yaniv & Wiener 2010).
 
     Returns:
@@ -63,11 +63,11 @@ def risk_coverage(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame
     """
     confidence = probabilities.max(1)
     order = np.argsort(-confidence, kind="stable")
-    wrong = (probabilities.argmax(1) != labels)[order]
-    kept = np.arange(1, len(labels) + 1)
+    wrong = (probabilities.argmax(1) != targets)[order]
+    kept = np.arange(1, len(targets) + 1)
     return pd.DataFrame(
         {
-            "coverage": kept / len(labels),
+            "coverage": kept / len(targets),
             "risk": np.cumsum(wrong) / kept,
             "confidence": confidence[order],
         }

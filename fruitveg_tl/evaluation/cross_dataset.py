@@ -37,7 +37,7 @@ def on_shared_classes(
             "classes in the label map; at least two are needed"
         )
     rows = dataset.rows("test")
-    truth = asked[dataset.labels[rows]]
+    truth = asked[dataset.targets[rows]]
     rows, truth = rows[np.isin(truth, shared)], truth[np.isin(truth, shared)]
     pixels = dataset.pixels(run.config.size, run.config.crop)[rows].astype(np.float32)
     answers = run.load_model().predict(pixels, verbose=0)

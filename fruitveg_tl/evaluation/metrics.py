@@ -14,11 +14,11 @@ from sklearn.metrics import (
 )
 
 
-def evaluate(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+def evaluate(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Summarise a classifier's answers.
 
     Args:
-        labels: true class indices, shape (n,).
+        targets: true class indices, shape (n,).
         probabilities: shape (n, classes), rows summing to 1; the answer is the largest, the
             first one on a tie.
 
@@ -31,21 +31,21 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     Raises:
         ValueError: if the shapes disagree, a label has no column, or a probability is not finite.
     """
-    labels, probabilities = _checked(labels, probabilities)
+    targets, probabilities = _checked(targets, probabilities)
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(1)
     # float64 before normalising: float32 rows miss 1 by more than scikit-learn lets pass.
     rows = probabilities / probabilities.sum(1, keepdims=True)
     result = {
-        "accuracy": accuracy_score(labels, predicted),
-        "loss": log_loss(labels, rows, labels=classes),
-        "top5_accuracy": top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
+        "accuracy": accuracy_score(targets, predicted),
+        "loss": log_loss(targets, rows, labels=classes),
+        "top5_accuracy": top_k_accuracy_score(targets, probabilities, k=5, labels=classes)
         if len(classes) > 5
         else 1.0,
     }
     for average in ("macro", "weighted"):
         scores = precision_recall_fscore_support(
-            labels, predicted, labels=classes, average=average, zero_division=0
+            targets, predicted, labels=classes, average=average, zero_division=0
         )
         for name, score in zip(("precision", "recall", "f1"), scores, strict=False):
             result[f"{name}_{average}"] = score
@@ -53,22 +53,22 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
 
 
 def classification_report(
-    labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+    targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> pd.DataFrame:
     """Return precision, recall, F1 and support of every class, indexed by its name."""
-    labels, probabilities = _checked(labels, probabilities)
+    targets, probabilities = _checked(targets, probabilities)
     scores = precision_recall_fscore_support(
-        labels, probabilities.argmax(1), labels=np.arange(len(classes)), zero_division=0
+        targets, probabilities.argmax(1), labels=np.arange(len(classes)), zero_division=0
     )
     columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
     return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
 
 
-def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def confusion(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return counts of shape (classes, classes): rows are true classes, columns answers."""
-    labels, probabilities = _checked(labels, probabilities)
+    targets, probabilities = _checked(targets, probabilities)
     classes = np.arange(probabilities.shape[1])
-    return confusion_matrix(labels, probabilities.argmax(1), labels=classes)
+    return confusion_matrix(targets, probabilities.argmax(1), labels=classes)
 
 
 def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
@@ -95,24 +95,24 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     return pairs.sort_values("images", ascending=False, kind="stable", ignore_index=True)
 
 
-def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+def accuracy(targets: np.ndarray, predicted: np.ndarray) -> float:
     """Return the share of right answers."""
-    return float((labels == predicted).mean())
+    return float((targets == predicted).mean())
 
 
-def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
     """Return F1 averaged over the classes that occur, all counting the same.
 
     The same as scikit-learn's, a hundred times faster: a bootstrap asks for it thousands of times.
     """
-    classes = 1 + max(labels.max(), predicted.max())
-    right = np.bincount(labels[labels == predicted], minlength=classes)
-    either = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
+    classes = 1 + max(targets.max(), predicted.max())
+    right = np.bincount(targets[targets == predicted], minlength=classes)
+    either = np.bincount(targets, minlength=classes) + np.bincount(predicted, minlength=classes)
     return float((2 * right[either > 0] / either[either > 0]).mean())
 
 
 def bootstrap_interval(
-    labels: np.ndarray,
+    targets: np.ndarray,
     probabilities: np.ndarray,
     score: Callable[[np.ndarray, np.ndarray], float] = accuracy,
     resamples: int = 1000,
@@ -123,16 +123,16 @@ def bootstrap_interval(
     the seed of training. Percentile bootstrap (Efron 1979) by SciPy, seeded.
 
     Args:
-        labels: true class indices, shape (n,).
+        targets: true class indices, shape (n,).
         probabilities: shape (n, classes), see `evaluate`.
         score: from true and predicted class indices to a number.
         resamples: how many times the images are drawn anew.
     """
-    labels, probabilities = _checked(labels, probabilities)
+    targets, probabilities = _checked(targets, probabilities)
     predicted = probabilities.argmax(1)
     found = stats.bootstrap(
-        (np.arange(len(labels)),),
-        lambda rows: score(labels[rows], predicted[rows]),
+        (np.arange(len(targets)),),
+        lambda rows: score(targets[rows], predicted[rows]),
         n_resamples=resamples,
         vectorized=False,
         method="percentile",
@@ -155,11 +155,11 @@ def sum_by_group(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.n
     return probabilities @ np.eye(len(names))[position], names.tolist()
 
 
-def mistake_severity(labels: np.ndarray, predicted: np.ndarray, levels: pd.DataFrame) -> pd.Series:
+def mistake_severity(targets: np.ndarray, predicted: np.ndarray, levels: pd.DataFrame) -> pd.Series:
     """Sort answers by how wrong they are.
 
     Args:
-        labels: true class indices, shape (n,).
+        targets: true class indices, shape (n,).
         predicted: answered class indices, shape (n,).
         levels: one row per class in their order; columns name its groups, narrow ones first.
 
@@ -169,25 +169,25 @@ def mistake_severity(labels: np.ndarray, predicted: np.ndarray, levels: pd.DataF
     """
     groups = {"right": np.arange(len(levels))}
     groups |= {f"same {level}": levels[level].to_numpy() for level in levels}
-    rest = np.ones(len(labels), bool)
+    rest = np.ones(len(targets), bool)
     shares = {}
     for name, codes in groups.items():
-        agree = rest & (codes[labels] == codes[predicted])
+        agree = rest & (codes[targets] == codes[predicted])
         shares[name] = agree.mean()
         rest &= ~agree
     return pd.Series(shares | {"other": rest.mean()})
 
 
-def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
-    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
+def _checked(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    targets, probabilities = np.asarray(targets), np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 2 or targets.shape != probabilities.shape[:1] or not len(targets):
         raise ValueError(
-            f"labels {labels.shape} and probabilities {probabilities.shape} do not match"
+            f"targets {targets.shape} and probabilities {probabilities.shape} do not match"
         )
-    if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+    if targets.min() < 0 or targets.max() >= probabilities.shape[1]:
         raise ValueError(
-            f"labels {labels.min()}..{labels.max()} but {probabilities.shape[1]} columns"
+            f"targets {targets.min()}..{targets.max()} but {probabilities.shape[1]} columns"
         )
     if not np.isfinite(probabilities).all():
         raise ValueError("probabilities are not finite")
-    return labels, probabilities
+    return targets, probabilities

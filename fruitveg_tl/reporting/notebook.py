@@ -29,20 +29,20 @@ class Experiment:
 
     Attributes:
         name: of the dataset, e.g. "grocery".
-        labels: "coarse" or "fine".
+        label_level: "coarse" or "fine".
         settings: further fields of `RunConfig`.
         seeds: one run for each.
     """
 
     name: str
-    labels: str
+    label_level: str
     settings: dict
     seeds: tuple[int, ...]
 
     @cached_property
     def dataset(self) -> Dataset:
         """The images."""
-        return registry.load(self.name, self.labels)
+        return registry.load(self.name, self.label_level)
 
     @property
     def size(self) -> int:
@@ -68,7 +68,7 @@ class Experiment:
             config = RunConfig(
                 self.name,
                 backbone,
-                **({"labels": self.labels, "seed": seed} | self.settings | changes),
+                **({"label_level": self.label_level, "seed": seed} | self.settings | changes),
             )
             folder = train_and_evaluate(config)
             if network and not folders and not (folder / "model.keras").exists():
@@ -78,23 +78,23 @@ class Experiment:
 
 
 def configure_experiment(
-    dataset: str, labels: str = "coarse", seeds: Sequence[int] = (0,), **settings
+    dataset: str, label_level: str = "coarse", seeds: Sequence[int] = (0,), **settings
 ) -> Experiment:
     """Return the experiment a notebook asks for, or the one the environment asks for instead.
 
-    FRUITVEG_DATASET and FRUITVEG_LABELS override the images: the settings given here are
+    FRUITVEG_DATASET and FRUITVEG_LABEL_LEVEL override the images: the settings given here are
     then replaced by those of that dataset's profile, with one seed. FRUITVEG_SEEDS (e.g. "0 1 2"),
     FRUITVEG_SIZE, FRUITVEG_VIEWS, FRUITVEG_PROBE_EPOCHS and FRUITVEG_FINETUNE_EPOCHS override the
     rest.
 
     Args:
         dataset: see `registry.load`.
-        labels: "coarse" or "fine", for grocery only.
+        label_level: "coarse" or "fine", for grocery only.
         seeds: one run for each.
         settings: further fields of `RunConfig`.
     """
     name = os.environ.get("FRUITVEG_DATASET") or dataset
-    labels = os.environ.get("FRUITVEG_LABELS") or labels
+    label_level = os.environ.get("FRUITVEG_LABEL_LEVEL") or label_level
     if name != dataset:
         settings, seeds = PROFILES.get(name, {}), (0,)
     settings = dict(settings)
@@ -103,7 +103,7 @@ def configure_experiment(
             settings[field] = int(value)
     if value := os.environ.get("FRUITVEG_SEEDS"):
         seeds = [int(seed) for seed in value.split()]
-    return Experiment(name, labels, settings, tuple(seeds))
+    return Experiment(name, label_level, settings, tuple(seeds))
 
 
 def say(text: str) -> None:

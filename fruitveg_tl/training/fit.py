@@ -18,7 +18,7 @@ from fruitveg_tl.utils.storage import atomic_path
 
 
 class Batches(Sequence):
-    """Batches of stored activations for one epoch: a sequence of (x, labels).
+    """Batches of stored activations for one epoch: a sequence of (x, targets).
 
     Read by plain loops over `train_on_batch`, not by `Model.fit`: with `PyDataset` under
     TensorFlow 2.21 many epochs of 13 seconds lasted 20.5 or 41.0 (10 ms doubled 11 or 12 times: a
@@ -28,30 +28,30 @@ class Batches(Sequence):
         views: arrays with one row per image, all of the same shape; with several, each
             image of the epoch is drawn from a random one of them.
         rows: rows[v] are the rows of `views[v]` to use, all of the same length n.
-        labels: one-hot, shape (n, classes).
+        targets: one-hot, shape (n, classes).
         batch_size: images per batch.
         rng: decides order, views and mixup; None keeps the order and takes the first view.
         mixup: alpha of mixup (Zhang et al. 2018): every batch is blended with itself in reverse
-            order, values and labels alike, in a proportion from Beta(alpha, alpha); 0 for none.
+            order, values and targets alike, in a proportion from Beta(alpha, alpha); 0 for none.
     """
 
     def __init__(
         self,
         views: Sequence[np.ndarray],
         rows: Sequence[np.ndarray],
-        labels: np.ndarray,
+        targets: np.ndarray,
         batch_size: int,
         rng: np.random.Generator | None = None,
         mixup: float = 0.0,
     ):
-        self.views, self.rows, self.labels, self.batch_size = views, rows, labels, batch_size
-        n = len(labels)
+        self.views, self.rows, self.targets, self.batch_size = views, rows, targets, batch_size
+        n = len(targets)
         self.shares = rng.beta(mixup, mixup, len(self)) if mixup else np.ones(len(self))
         self.order = np.arange(n) if rng is None else rng.permutation(n)
         self.choice = np.zeros(n, int) if rng is None else rng.integers(len(views), size=n)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.batch_size)
+        return math.ceil(len(self.targets) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < len(self):
@@ -63,10 +63,14 @@ class Batches(Sequence):
                 for i, v in zip(chosen, self.choice[chosen], strict=True)
             ]
         )
-        x, labels, share = x.astype(np.float32), self.labels[chosen], np.float32(self.shares[index])
+        x, targets, share = (
+            x.astype(np.float32),
+            self.targets[chosen],
+            np.float32(self.shares[index]),
+        )
         if share == 1:
-            return x, labels
-        return share * x + (1 - share) * x[::-1], share * labels + (1 - share) * labels[::-1]
+            return x, targets
+        return share * x + (1 - share) * x[::-1], share * targets + (1 - share) * targets[::-1]
 
 
 def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
@@ -84,9 +88,9 @@ def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
         return keras.losses.categorical_crossentropy
     shares = ((frequencies / frequencies.sum()) ** balance).astype(np.float32)
 
-    def loss(labels, answers):
+    def loss(targets, answers):
         # Keras divides by the sum over the classes.
-        return keras.losses.categorical_crossentropy(labels, answers * shares)
+        return keras.losses.categorical_crossentropy(targets, answers * shares)
 
     return loss
 
@@ -201,7 +205,7 @@ def run_epoch(model: keras.Model, batches: Batches, learn: bool = False) -> dict
         # One batch's values: both methods reset the metrics when called.
         for name, value in step(*shares, return_dict=True).items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(batch[1])
-    return {name: total / len(batches.labels) for name, total in totals.items()}
+    return {name: total / len(batches.targets) for name, total in totals.items()}
 
 
 def predict(model: keras.Model, batches: Batches) -> np.ndarray:

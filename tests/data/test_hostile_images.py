@@ -224,7 +224,7 @@ def test_a_thousand_classes_of_one_image_in_each_split(tmp_path, home):
             folder.mkdir(parents=True)
             (folder / "a.jpg").write_bytes(JPEG)
     dataset = registry.load(str(tmp_path / "many"))
-    assert len(dataset.classes) == 1000 and dataset.labels.max() == 999
+    assert len(dataset.classes) == 1000 and dataset.targets.max() == 999
     assert dataset.pixels(32).shape == (3000, 32, 32, 3)
 
 

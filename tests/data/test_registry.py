@@ -47,7 +47,7 @@ def test_split_folders_become_one_index(images):
     assert dataset.split_sizes() == {"train": 24, "val": 9, "test": 12}
     row = dataset.index.iloc[0]
     assert (row["width"], row["height"], row["mode"]) == (48, 40, "RGB")
-    assert [dataset.classes[i] for i in dataset.labels] == dataset.index["label"].tolist()
+    assert [dataset.classes[i] for i in dataset.targets] == dataset.index["label"].tolist()
 
 
 def test_order_and_hash_do_not_depend_on_the_file_system(images, tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_names_that_do_not_exist(tmp_path):
         InputError, match=r"unknown dataset 'kiwis'.*synthetic, grocery, grocery-all, fruits-veges"
     ):
         load("kiwis")
-    with pytest.raises(InputError, match="unknown labels"):
+    with pytest.raises(InputError, match="unknown label_level"):
         load("grocery", "medium")
     with pytest.raises(InputError, match=r"classes\.csv"):
         load("grocery", data=tmp_path)
@@ -200,4 +200,4 @@ def test_pixels_follow_the_index(images, home):
     pixels = dataset.pixels(32)
     assert pixels.shape == (45, 32, 32, 3)
     # conftest makes the class's channel the strongest
-    assert np.array_equal(pixels.mean((1, 2)).argmax(1), dataset.labels)
+    assert np.array_equal(pixels.mean((1, 2)).argmax(1), dataset.targets)

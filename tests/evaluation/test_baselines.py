@@ -8,7 +8,7 @@ from fruitveg_tl.evaluation import baselines, metrics
 
 
 def accuracy(dataset, answers):
-    return metrics.evaluate(dataset.labels[dataset.rows("test")], answers)["accuracy"]
+    return metrics.evaluate(dataset.targets[dataset.rows("test")], answers)["accuracy"]
 
 
 def test_colour_tells_coloured_classes_apart_and_the_majority_does_not(images, home):

@@ -35,10 +35,10 @@ def shop(tmp_path):
 
 def test_a_network_answers_another_set_on_the_classes_they_share(home, quick, kaggle, shop):
     run = results.load(train_and_evaluate(replace(quick, dataset=kaggle)))
-    labels, answers, shared = cross_dataset.on_shared_classes(run, load(shop), NAMES)
+    targets, answers, shared = cross_dataset.on_shared_classes(run, load(shop), NAMES)
     assert shared == ["Apple", "Pepper"]
     # In the order of the index: apples of the test split first, then peppers; no leeks.
-    assert labels.tolist() == [0] * COUNTS["test"] + [1] * COUNTS["test"]
+    assert targets.tolist() == [0] * COUNTS["test"] + [1] * COUNTS["test"]
     np.testing.assert_allclose(answers.sum(1), 1, rtol=1e-5)
 
     dataset = load(shop)
@@ -50,9 +50,9 @@ def test_a_network_answers_another_set_on_the_classes_they_share(home, quick, ka
 
 def test_read_the_other_way_round_and_on_its_own_set(home, quick, kaggle, shop):
     run = results.load(train_and_evaluate(replace(quick, dataset=shop)))
-    labels, answers, shared = cross_dataset.on_shared_classes(run, load(kaggle), NAMES)
+    targets, answers, shared = cross_dataset.on_shared_classes(run, load(kaggle), NAMES)
     assert shared == ["Apple", "Pepper"]
-    assert np.bincount(labels).tolist() == [COUNTS["test"], 2 * COUNTS["test"]]
+    assert np.bincount(targets).tolist() == [COUNTS["test"], 2 * COUNTS["test"]]
     own, _, again = cross_dataset.on_shared_classes(run, load(shop), NAMES)
     assert again == shared and len(own) == 2 * COUNTS["test"] and answers.shape == (12, 2)
 

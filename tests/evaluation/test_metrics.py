@@ -29,10 +29,10 @@ def answers(draw):
 
 @given(answers())
 def test_scores_agree_with_their_definitions(case):
-    labels, probabilities = case
-    scores, matrix = evaluate(labels, probabilities), confusion(labels, probabilities)
-    assert matrix.sum() == len(labels)
-    assert scores["accuracy"] == pytest.approx(np.trace(matrix) / len(labels))
+    targets, probabilities = case
+    scores, matrix = evaluate(targets, probabilities), confusion(targets, probabilities)
+    assert matrix.sum() == len(targets)
+    assert scores["accuracy"] == pytest.approx(np.trace(matrix) / len(targets))
     # Weighted recall is accuracy; macro recall is the mean of the row-wise shares.
     assert scores["recall_weighted"] == pytest.approx(scores["accuracy"])
     hits = np.diag(matrix)
@@ -44,29 +44,29 @@ def test_scores_agree_with_their_definitions(case):
     assert scores["f1_macro"] == pytest.approx(f1.mean())
     assert scores["top5_accuracy"] >= scores["accuracy"]
     rows = probabilities / probabilities.sum(1, keepdims=True, dtype=np.float64)
-    picked = rows[np.arange(len(labels)), labels]
+    picked = rows[np.arange(len(targets)), targets]
     if picked.min() > 1e-12:
         assert scores["loss"] == pytest.approx(-np.log(picked).mean(), rel=1e-4)
 
 
 @given(answers(), st.randoms())
 def test_order_of_images_does_not_matter(case, random):
-    labels, probabilities = case
-    order = list(range(len(labels)))
+    targets, probabilities = case
+    order = list(range(len(targets)))
     random.shuffle(order)
-    assert evaluate(labels[order], probabilities[order]) == pytest.approx(
-        evaluate(labels, probabilities)
+    assert evaluate(targets[order], probabilities[order]) == pytest.approx(
+        evaluate(targets, probabilities)
     )
 
 
 def test_zero_division_cases_are_zero():
     # Class 1 is never predicted, class 2 has no images and is never predicted.
-    labels = np.array([0, 0, 1])
+    targets = np.array([0, 0, 1])
     probabilities = np.array([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.5, 0.4, 0.1]])
-    scores = train_images_per_class(labels, probabilities, ["a", "b", "c"])
+    scores = train_images_per_class(targets, probabilities, ["a", "b", "c"])
     assert scores.loc["b", ["precision", "recall", "f1"]].tolist() == [0, 0, 0]
     assert scores.loc["c", ["precision", "recall", "f1", "support"]].tolist() == [0, 0, 0, 0]
-    assert evaluate(labels, probabilities)["precision_macro"] == pytest.approx(2 / 9)
+    assert evaluate(targets, probabilities)["precision_macro"] == pytest.approx(2 / 9)
 
 
 def test_a_certain_wrong_answer_has_finite_loss():
@@ -74,7 +74,7 @@ def test_a_certain_wrong_answer_has_finite_loss():
 
 
 @pytest.mark.parametrize(
-    ("labels", "probabilities"),
+    ("targets", "probabilities"),
     [
         ([0, 1], [[1.0, 0.0]]),
         ([2], [[1.0, 0.0]]),
@@ -82,9 +82,9 @@ def test_a_certain_wrong_answer_has_finite_loss():
         ([], np.empty((0, 3))),
     ],
 )
-def test_what_does_not_match_is_refused(labels, probabilities):
+def test_what_does_not_match_is_refused(targets, probabilities):
     with pytest.raises(ValueError):
-        evaluate(np.array(labels, int), np.array(probabilities))
+        evaluate(np.array(targets, int), np.array(probabilities))
 
 
 def test_confused_pairs_come_most_frequent_first():
@@ -101,12 +101,12 @@ def test_interval_holds_the_score_and_narrows_with_more_images():
     rng = np.random.default_rng(0)
     widths = []
     for n in (50, 800):
-        labels = rng.integers(0, 3, n)
+        targets = rng.integers(0, 3, n)
         right = rng.random(n) < 0.8
-        answers = np.eye(3)[np.where(right, labels, (labels + 1) % 3)]
-        low, high = interval(labels, answers)
+        answers = np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
+        low, high = interval(targets, answers)
         assert low < right.mean() < high
-        assert (low, high) == interval(labels, answers)
+        assert (low, high) == interval(targets, answers)
         widths.append(high - low)
     # Binomial: ± 1.96 √(0.8 · 0.2 / n).
     assert widths[1] == pytest.approx(2 * 1.96 * np.sqrt(0.16 / 800), rel=0.15)
@@ -115,10 +115,10 @@ def test_interval_holds_the_score_and_narrows_with_more_images():
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 9))
 def test_fast_scores_are_those_of_scikit_learn(seed, n, classes):
-    labels, predicted = np.random.default_rng(seed).integers(0, classes, (2, n))
-    expected = f1_score(labels, predicted, average="macro", zero_division=0)
-    assert macro_f1(labels, predicted) == pytest.approx(expected)
-    assert accuracy(labels, predicted) == accuracy_score(labels, predicted)
+    targets, predicted = np.random.default_rng(seed).integers(0, classes, (2, n))
+    expected = f1_score(targets, predicted, average="macro", zero_division=0)
+    assert macro_f1(targets, predicted) == pytest.approx(expected)
+    assert accuracy(targets, predicted) == accuracy_score(targets, predicted)
 
 
 LEVELS = pd.DataFrame(
@@ -127,18 +127,18 @@ LEVELS = pd.DataFrame(
 
 
 def test_mistakes_are_sorted_by_how_far_off_they_are():
-    labels, predicted = np.array([0, 0, 0, 0, 3]), np.array([0, 1, 2, 3, 3])
-    found = severity(labels, predicted, LEVELS)
+    targets, predicted = np.array([0, 0, 0, 0, 3]), np.array([0, 1, 2, 3, 3])
+    found = severity(targets, predicted, LEVELS)
     expected = {"right": 0.4, "same fruit": 0.2, "same kind": 0.2, "other": 0.2}
     assert found.to_dict() == pytest.approx(expected)
 
 
 @given(st.integers(0, 1000), st.integers(1, 30))
 def test_shares_of_severity_sum_to_one(seed, n):
-    labels, predicted = np.random.default_rng(seed).integers(0, 4, (2, n))
-    found = severity(labels, predicted, LEVELS)
+    targets, predicted = np.random.default_rng(seed).integers(0, 4, (2, n))
+    found = severity(targets, predicted, LEVELS)
     assert found.sum() == pytest.approx(1) and (found >= 0).all()
-    assert found["right"] == pytest.approx(accuracy(labels, predicted))
+    assert found["right"] == pytest.approx(accuracy(targets, predicted))
 
 
 def test_fine_answers_are_read_at_the_coarse_level_by_their_sums():

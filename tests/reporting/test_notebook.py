@@ -19,9 +19,9 @@ def test_the_notebook_chooses_unless_the_environment_does(monkeypatch):
     assert notebook.configure_experiment(dataset="grocery", size=96).size == 224
     monkeypatch.setenv("FRUITVEG_SIZE", "48")
     monkeypatch.setenv("FRUITVEG_SEEDS", "3 4")
-    monkeypatch.setenv("FRUITVEG_LABELS", "fine")
+    monkeypatch.setenv("FRUITVEG_LABEL_LEVEL", "fine")
     experiment = notebook.configure_experiment(dataset="grocery")
-    assert (experiment.size, experiment.seeds, experiment.labels) == (48, (3, 4), "fine")
+    assert (experiment.size, experiment.seeds, experiment.label_level) == (48, (3, 4), "fine")
 
 
 def test_finished_runs_are_used_and_a_lost_network_is_trained_again(finished, quick):
@@ -44,8 +44,8 @@ def test_a_run_is_read_back_whole(finished):
     assert run.label == "VGG16, none (random)"
     assert list(run.scores) == ["linear probe", "fine-tuned"]
     answers = run.probabilities["fine-tuned"]
-    assert answers.shape == (len(run.labels), len(run.classes))
-    assert (answers.argmax(1) == run.labels).mean() == pytest.approx(
+    assert answers.shape == (len(run.targets), len(run.classes))
+    assert (answers.argmax(1) == run.targets).mean() == pytest.approx(
         run.scores["fine-tuned"]["accuracy"]
     )
     with pytest.raises(InputError, match="no finished run here"):

@@ -55,14 +55,14 @@ def test_an_epoch_holds_every_image_once_with_its_own_label(data):
     batches = Batches([x, x + 100], [rows, rows], y, 7, np.random.default_rng(3))
     drawn = [batches[i] for i in range(len(batches))]
     values = np.concatenate([part for part, _ in drawn])
-    labels = np.concatenate([part for _, part in drawn])
+    targets = np.concatenate([part for _, part in drawn])
     assert len(values) == N and values.dtype == np.float32
     from_second = values[:, 0] > 50
     assert 0 < from_second.sum() < N
     plain = np.where(from_second[:, None], values - 100, values)
     order = [int(np.abs(x - row).sum(1).argmin()) for row in plain]
     assert sorted(order) == list(range(N))
-    np.testing.assert_array_equal(labels, y[order])
+    np.testing.assert_array_equal(targets, y[order])
 
 
 def test_epochs_differ_and_evaluation_keeps_the_order(data):
@@ -80,16 +80,16 @@ def test_epochs_differ_and_evaluation_keeps_the_order(data):
 
 def test_mixup_blends_images_and_labels_in_the_same_proportion(data):
     x, y = data
-    rows, labels = np.arange(N), np.eye(2, dtype=np.float32)[y]
+    rows, targets = np.arange(N), np.eye(2, dtype=np.float32)[y]
     # One value per image that its label is a function of: the blend must keep that.
-    x = np.repeat(labels[:, 1:] * 10, WIDTH, axis=1)
-    batches = Batches([x], [rows], labels, 7, np.random.default_rng(3), mixup=0.4)
+    x = np.repeat(targets[:, 1:] * 10, WIDTH, axis=1)
+    batches = Batches([x], [rows], targets, 7, np.random.default_rng(3), mixup=0.4)
     drawn = list(batches)
     values, blended = (np.concatenate(part) for part in zip(*drawn, strict=True))
     np.testing.assert_allclose(values[:, 0], 10 * blended[:, 1], rtol=1e-5)
     np.testing.assert_allclose(blended.sum(1), 1, rtol=1e-5)
     assert ((blended > 0.01) & (blended < 0.99)).any()
-    again = Batches([x], [rows], labels, 7, np.random.default_rng(3), mixup=0.4)
+    again = Batches([x], [rows], targets, 7, np.random.default_rng(3), mixup=0.4)
     np.testing.assert_array_equal(again[2][0], drawn[2][0])
 
 
@@ -110,14 +110,14 @@ def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
 
 def test_a_balanced_loss_is_lowest_where_the_answers_leave_the_frequencies_out():
     """With nothing to see, the best answer is the classes' shares: or, balanced, all alike."""
-    labels = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 3 + [2]]
-    frequencies = labels.sum(0)
+    targets = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 3 + [2]]
+    frequencies = targets.sum(0)
     for balance in (0.0, 0.5, 1.0):
         loss = balanced_crossentropy(frequencies, balance)
         best = frequencies ** (1 - balance) / (frequencies ** (1 - balance)).sum()
         answers = [best, best + [0.05, -0.05, 0], best + [0, 0.05, -0.05], np.full(3, 1 / 3)]
         losses = [
-            float(np.mean(loss(labels, np.tile(answer.astype(np.float32), (10, 1)))))
+            float(np.mean(loss(targets, np.tile(answer.astype(np.float32), (10, 1)))))
             for answer in answers
         ]
         assert min(losses) == pytest.approx(losses[0], rel=1e-6)
