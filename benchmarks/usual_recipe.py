@@ -5,7 +5,7 @@ The usual recipe is the guide's (keras.io/guides/transfer_learning), written pla
 with `training=False`, `fit` for the head, then the same layers unfrozen as here and `fit` at a low
 rate. Same images, size, augmentation layers, weights and number of epochs (as in the study,
 twice as many for the head); each side in a process of its own, taking turns, over several seeds.
-The time starts with the process and ends with the answers to the test split. A few images of
+The time starts with the process and ends with the predictions for the test split. A few images of
 each class are enough for a ratio of times, though not for a good accuracy; with few, what every
 process costs, whatever the number of images, makes the ratio smaller.
 

@@ -198,6 +198,6 @@ def _predict(options: argparse.Namespace) -> None:
     from fruitveg_tl.predict import newest_run, predict
 
     run = options.run or newest_run()
-    for path, answer in zip(options.images, predict(options.images, run), strict=True):
-        best = ", ".join(f"{name} {value:.1%}" for name, value in answer.head(5).items())
+    for path, found in zip(options.images, predict(options.images, run), strict=True):
+        best = ", ".join(f"{name} {value:.1%}" for name, value in found.head(5).items())
         print(f"{path}: {best}")

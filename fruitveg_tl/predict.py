@@ -1,4 +1,4 @@
-"""Answers of a saved network for images of one's own."""
+"""Classify images of one's own with a saved network."""
 
 import json
 from collections.abc import Sequence

@@ -61,8 +61,8 @@ def write(
         provenance: where it comes from.
         history: one record per stage and epoch.
         dataset: the images.
-        probabilities: per stage, the answers for the test split.
-        validation: per stage, the answers for the validation split.
+        probabilities: per stage, the probabilities for the test split.
+        validation: per stage, the probabilities for the validation split.
         model: the whole network.
     """
     targets = dataset.targets[dataset.rows("test")]
@@ -71,14 +71,14 @@ def write(
         write_json(temporary / "config.json", settings.to_dict())
         write_json(temporary / "provenance.json", provenance)
         pd.DataFrame(history).to_csv(temporary / "history.csv", index=False)
-        for split, name, answers in (
+        for split, name, values in (
             ("test", "probabilities", probabilities),
             ("val", "validation", validation),
         ):
             images = dataset.index.loc[dataset.rows(split), ["path", "label"]]
             images.to_csv(temporary / f"{split}.csv", index=False)
-            for stage, values in answers.items():
-                np.save(temporary / f"{name}-{slug(stage)}.npy", values.astype(np.float32))
+            for stage, array in values.items():
+                np.save(temporary / f"{name}-{slug(stage)}.npy", array.astype(np.float32))
         scores = {stage: metrics.evaluate(targets, p) for stage, p in probabilities.items()}
         write_json(temporary / "metrics.json", scores)
         last = list(probabilities.values())[-1]
@@ -158,7 +158,7 @@ class Run:
         return self._class_index(self.test)
 
     def validation(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the validation split's class indices (n,) and answers (n, classes)."""
+        """Return the validation split's class indices (n,) and probabilities (n, classes)."""
         images = pd.read_csv(self.folder / "val.csv", keep_default_na=False)
         return self._class_index(images), np.load(self.folder / f"validation-{slug(stage)}.npy")
 
@@ -167,7 +167,7 @@ class Run:
 
     @cached_property
     def probabilities(self) -> dict[str, np.ndarray]:
-        """Per stage, the answers for the test split, shape (n, classes)."""
+        """Per stage, the probabilities for the test split, shape (n, classes)."""
         files = {stage: f"probabilities-{slug(stage)}.npy" for stage in self.scores}
         return {stage: np.load(self.folder / name) for stage, name in files.items()}
 

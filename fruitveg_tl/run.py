@@ -55,7 +55,7 @@ class _State:
     state: Path
     seconds: dict[str, float] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
-    # Per stage the answers for the test and for the validation split.
+    # Per stage the probabilities for the test and for the validation split.
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
     validation: dict[str, np.ndarray] = field(default_factory=dict)
     trained: dict[str, int] = field(default_factory=dict)
@@ -266,9 +266,9 @@ def _linear_probe(state: _State) -> None:
     views = [found.pooled_plain, *found.pooled_views]
     _fit(state, PROBE, probe, views, config.probe_rate, config.probe_epochs, mixup=0)
     state.network.head.set_weights(probe.layers[-1].get_weights())
-    for split, answers in (("test", state.probabilities), ("val", state.validation)):
+    for split, stages in (("test", state.probabilities), ("val", state.validation)):
         features = found.pooled_plain[state.dataset.rows(split)]
-        answers[PROBE] = predict_on_batch(probe, features)
+        stages[PROBE] = predict_on_batch(probe, features)
 
 
 def _train_tail(state: _State, stage: str, rate: float) -> None:

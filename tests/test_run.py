@@ -53,9 +53,9 @@ def test_saved_network_gives_the_stored_probabilities_from_raw_images(home, quic
     dataset = load(quick.dataset)
     rows = dataset.rows("test")
     model = keras.saving.load_model(finished / "model.keras")
-    answers = model.predict(dataset.pixels(32)[rows].astype(np.float32), verbose=0)
+    probabilities = model.predict(dataset.pixels(32)[rows].astype(np.float32), verbose=0)
     stored = np.load(finished / "probabilities-fine-tuned.npy")
-    np.testing.assert_allclose(answers, stored, atol=2e-3)  # stored activations are float16
+    np.testing.assert_allclose(probabilities, stored, atol=2e-3)  # stored activations are float16
 
 
 def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch):
@@ -79,7 +79,7 @@ def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch)
 def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypatch):
     alone = train_and_evaluate(replace(quick, finetune_epochs=1), precision="float32")
     starts, ends, kept = [], [], []
-    fit, answer = steps.fit_resumable, steps.predict
+    fit, predict_with = steps.fit_resumable, steps.predict
 
     def spy_on_training(model, *arguments):
         starts.append(model.get_weights())
@@ -87,12 +87,12 @@ def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypa
         ends.append(model.get_weights())
         return history
 
-    def spy_on_answers(model, batches):
+    def spy_on_predictions(model, batches):
         kept.append(model.get_weights())
-        return answer(model, batches)
+        return predict_with(model, batches)
 
     monkeypatch.setattr(steps, "fit_resumable", spy_on_training)
-    monkeypatch.setattr(steps, "predict", spy_on_answers)
+    monkeypatch.setattr(steps, "predict", spy_on_predictions)
     folder = train_and_evaluate(replace(quick, finetune_epochs=1, soup=2), precision="float32")
     assert folder != alone
     _, first, second = ends  # after the probe
@@ -136,8 +136,8 @@ def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
     image = load(quick.dataset).root / results.load(cropped).test["path"][0]
     stored = [results.load(run).probabilities["fine-tuned"][0] for run in (whole, cropped)]
     for run, expected in zip((whole, cropped), stored, strict=True):
-        answer = predict([image], run)[0][results.load(run).classes]
-        np.testing.assert_allclose(answer, expected, atol=0.02)
+        prediction = predict([image], run)[0][results.load(run).classes]
+        np.testing.assert_allclose(prediction, expected, atol=0.02)
     assert np.abs(stored[0] - stored[1]).max() > 1e-4
 
 
@@ -275,11 +275,11 @@ def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
         train_and_evaluate(replace(quick, train_images_per_class=0))
 
 
-def test_validation_answers_are_kept_beside_the_test_answers(finished, quick):
+def test_validation_predictions_are_kept_beside_the_test_predictions(finished, quick):
     dataset = load(quick.dataset)
     rows = dataset.rows("val")
-    targets, answers = results.load(finished).validation("fine-tuned")
+    targets, probabilities = results.load(finished).validation("fine-tuned")
     np.testing.assert_array_equal(targets, dataset.targets[rows])
-    assert answers.shape == (len(rows), 3)
+    assert probabilities.shape == (len(rows), 3)
     kept = results.load(finished).provenance["interpolation"]["val_loss"]
-    assert metrics.evaluate(targets, answers)["loss"] == pytest.approx(kept, rel=1e-3)
+    assert metrics.evaluate(targets, probabilities)["loss"] == pytest.approx(kept, rel=1e-3)

@@ -75,7 +75,7 @@ def leak_gap(right: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]
     """Return by how much images seen before flatter a network's accuracy.
 
     Args:
-        right: is each test image answered right? Shape (n,); with several seeds the share of
+        right: is each test image classified correctly? Shape (n,); with several seeds the share of
             them that is right.
         clean: is it free of leaks, see `leaked_test_rows`? Shape (n,), at least one.
 

@@ -1,4 +1,4 @@
-"""What a network has to beat: answers for the test split that need none."""
+"""What a network has to beat: predictions for the test split that need no network."""
 
 import numpy as np
 from sklearn.dummy import DummyClassifier
@@ -13,12 +13,14 @@ LEVELS = 4  # per channel: 64 colours
 
 
 def majority(dataset: Dataset) -> np.ndarray:
-    """Return each class's share of training as the answer for every image, (n_test, c)."""
-    return _answers(DummyClassifier(strategy="prior"), dataset, np.zeros((len(dataset.index), 1)))
+    """Return each class's share of training as its probability, for every image, (n_test, c)."""
+    return _predict_test(
+        DummyClassifier(strategy="prior"), dataset, np.zeros((len(dataset.index), 1))
+    )
 
 
 def colour_histogram(dataset: Dataset) -> np.ndarray:
-    """Return the answers of a logistic regression on colour alone, (n_test, classes).
+    """Return the probabilities of a logistic regression on colour alone, (n_test, classes).
 
     It sees how much of the image has each of 64 colours, as square roots of the shares
     (Hellinger's distance), and nothing of shape.
@@ -27,12 +29,12 @@ def colour_histogram(dataset: Dataset) -> np.ndarray:
     codes = (pixels @ np.array([LEVELS**2, LEVELS, 1])).reshape(len(pixels), -1)
     counts = np.stack([np.bincount(code, minlength=LEVELS**3) for code in codes])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    return _answers(model, dataset, np.sqrt(counts / codes.shape[1]))
+    return _predict_test(model, dataset, np.sqrt(counts / codes.shape[1]))
 
 
-def _answers(model, dataset: Dataset, features: np.ndarray) -> np.ndarray:
+def _predict_test(model, dataset: Dataset, features: np.ndarray) -> np.ndarray:
     train, test = dataset.rows("train"), dataset.rows("test")
     model.fit(features[train], dataset.targets[train])
-    answers = np.zeros((len(test), len(dataset.classes)))
-    answers[:, model.classes_] = model.predict_proba(features[test])
-    return answers
+    probabilities = np.zeros((len(test), len(dataset.classes)))
+    probabilities[:, model.classes_] = model.predict_proba(features[test])
+    return probabilities

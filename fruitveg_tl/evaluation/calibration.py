@@ -1,6 +1,6 @@
 """Whether a network's probabilities can be taken at their word.
 
-Probabilities have shape (n, classes), targets (n,). The *confidence* of an answer is its
+Probabilities have shape (n, classes), targets (n,). The *confidence* of a prediction is its
 probability.
 """
 
@@ -15,13 +15,13 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = BINS
     """Compare confidence with accuracy in bins of equal width (Guo et al. 2017).
 
     Returns:
-        one row per bin that holds an answer: images, confidence and accuracy (their means).
+        one row per bin that holds a prediction: images, confidence and accuracy (their means).
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
     # Bins are open on the left: a confidence of exactly 1 belongs to the last one.
     found = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    answers = pd.DataFrame({"bin": found, "confidence": confidence, "accuracy": right})
-    return answers.groupby("bin").agg(
+    predictions = pd.DataFrame({"bin": found, "confidence": confidence, "accuracy": right})
+    return predictions.groupby("bin").agg(
         images=("accuracy", "size"),
         confidence=("confidence", "mean"),
         accuracy=("accuracy", "mean"),
@@ -50,15 +50,15 @@ def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the probabilities at another temperature; the order of the answers stays."""
+    """Return the probabilities at another temperature; the order of the classes stays."""
     return special.softmax(_logits(probabilities) / temperature, axis=1)
 
 
 def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """Follow the error rate as the least sure answers are withheld (El-Yaniv & Wiener 2010).
+    """Follow the error rate as the least sure predictions are withheld (El-Yaniv & Wiener 2010).
 
     Returns:
-        one row per number of answers kept, surest first: coverage (share kept), risk (share of
+        one row per number of predictions kept, surest first: coverage (share kept), risk (share of
         those that is wrong), confidence (the lowest among them).
     """
     confidence = probabilities.max(1)

@@ -15,7 +15,7 @@ REPEATS = 30
 
 
 def cost(run: Run) -> dict:
-    """Return what one answer of a run's network costs on this machine or the one that measured it.
+    """Return what one prediction of a run's network costs on this machine or the one that measured it.
 
     Nothing of it depends on the values of the weights, so a network of the same shape is built
     and measured; the result stays in the run's folder as `cost.json`.

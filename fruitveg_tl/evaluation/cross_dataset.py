@@ -1,4 +1,4 @@
-"""From one set of images to another: answers on the classes that both have."""
+"""From one set of images to another: predictions on the classes that both have."""
 
 import numpy as np
 
@@ -11,14 +11,14 @@ from fruitveg_tl.utils.errors import InputError
 def on_shared_classes(
     run: Run, dataset: Dataset, names: dict[str, str] = FRUITS_VEGES_TO_GROCERY
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Answer another set's test images with a run's network, on the classes both sets share.
+    """Classify another set's test images with a run's network, on the classes both sets share.
 
     What the network says of other classes is left out, and the rest scaled to sum to 1: it knows
     that none of those is shown, whichever set it was trained on.
 
     Args:
         run: a finished run whose network is on disk.
-        dataset: the images to answer; may be the run's own set, for comparison.
+        dataset: the images to classify; may be the run's own set, for comparison.
         names: classes of one set to those of the other; several may go to one. A class that is not
             among them stands for itself.
 
@@ -40,8 +40,8 @@ def on_shared_classes(
     truth = asked[dataset.targets[rows]]
     rows, truth = rows[np.isin(truth, shared)], truth[np.isin(truth, shared)]
     pixels = dataset.pixels(run.config.size, run.config.crop)[rows].astype(np.float32)
-    answers = run.load_model().predict(pixels, verbose=0)
-    summed = np.stack([answers[:, known == name].sum(1) for name in shared], axis=1)
+    probabilities = run.load_model().predict(pixels, verbose=0)
+    summed = np.stack([probabilities[:, known == name].sum(1) for name in shared], axis=1)
     # Never 0: a network sure of some other fruit still has to choose among these.
     summed = np.maximum(summed, np.finfo(np.float32).tiny)
     return np.searchsorted(shared, truth), summed / summed.sum(1, keepdims=True), shared

@@ -15,11 +15,11 @@ from sklearn.metrics import (
 
 
 def evaluate(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Summarise a classifier's answers.
+    """Summarise a classifier's predictions.
 
     Args:
         targets: true class indices, shape (n,).
-        probabilities: shape (n, classes), rows summing to 1; the answer is the largest, the
+        probabilities: shape (n, classes), rows summing to 1; the largest is the prediction, the
             first one on a tie.
 
     Returns:
@@ -65,7 +65,7 @@ def classification_report(
 
 
 def confusion(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return counts of shape (classes, classes): rows are true classes, columns answers."""
+    """Return counts of shape (classes, classes): rows are true classes, columns predictions."""
     targets, probabilities = _checked(targets, probabilities)
     classes = np.arange(probabilities.shape[1])
     return confusion_matrix(targets, probabilities.argmax(1), labels=classes)
@@ -79,7 +79,7 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
         classes: names of its rows and columns.
 
     Returns:
-        true, answer, images (how many), share (of the true class's images).
+        true, predicted, images (how many), share (of the true class's images).
     """
     rows, columns = np.nonzero(counts - np.diag(np.diag(counts)))
     wrong = counts[rows, columns]
@@ -87,7 +87,7 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     pairs = pd.DataFrame(
         {
             "true": names[rows],
-            "answer": names[columns],
+            "predicted": names[columns],
             "images": wrong,
             "share": wrong / counts.sum(1)[rows],
         }
@@ -96,7 +96,7 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def accuracy(targets: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the share of right answers."""
+    """Return the share of correct predictions."""
     return float((targets == predicted).mean())
 
 
@@ -142,7 +142,7 @@ def bootstrap_interval(
 
 
 def sum_by_group(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Read answers at a coarser level: add up the probabilities of each group's classes.
+    """Read predictions at a coarser level: add up the probabilities of each group's classes.
 
     Args:
         probabilities: shape (n, classes).
@@ -156,15 +156,15 @@ def sum_by_group(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.n
 
 
 def mistake_severity(targets: np.ndarray, predicted: np.ndarray, levels: pd.DataFrame) -> pd.Series:
-    """Sort answers by how wrong they are.
+    """Sort predictions by how wrong they are.
 
     Args:
         targets: true class indices, shape (n,).
-        predicted: answered class indices, shape (n,).
+        predicted: predicted class indices, shape (n,).
         levels: one row per class in their order; columns name its groups, narrow ones first.
 
     Returns:
-        shares of all answers that sum to 1: "right"; for each level "same LEVEL", wrong but within
+        shares of all predictions that sum to 1: "right"; for each level "same LEVEL", wrong but within
         that group and no narrower one; "other" in none.
     """
     groups = {"right": np.arange(len(levels))}

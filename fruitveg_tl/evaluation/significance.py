@@ -29,7 +29,7 @@ def compare(right: Mapping[str, np.ndarray]) -> pd.DataFrame:
         0.05).
 
     Raises:
-        ValueError: if the networks did not answer the same number of images.
+        ValueError: if the networks did not classify the same number of images.
     """
     if len({len(values) for values in right.values()}) > 1:
         raise ValueError("the networks were not tested on the same images")

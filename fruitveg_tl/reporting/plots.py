@@ -90,7 +90,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         annot_kws={"fontsize": max(4, 9 - len(classes) / 7)},
     )  # fmt: skip
     axis.tick_params(labelsize=max(6, 9 - len(classes) / 11))
-    axis.set(xlabel="answer", ylabel="true class")
+    axis.set(xlabel="predicted", ylabel="true class")
     return figure
 
 
@@ -116,7 +116,7 @@ def scores(found: pd.DataFrame) -> Figure:
 
 
 def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Show confidence against accuracy, and the error rate against the share of answers kept.
+    """Show confidence against accuracy, and the error rate against the share of predictions kept.
 
     Args:
         tables: model name to `calibration.reliability`.
@@ -132,7 +132,7 @@ def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.Data
         left.plot(found["confidence"], found["accuracy"], marker=marker, markersize=4, **style)
         right.plot(curve["coverage"], curve["risk"], label=wrapped([name])[0], **style)
     left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    right.set(xlabel="share of answers kept, surest first", ylabel="share of those wrong")
+    right.set(xlabel="share of predictions kept, surest first", ylabel="share of those wrong")
     right.set(xlim=(0, 1), ylim=(0, None))
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     sns.despine(figure)

@@ -58,9 +58,9 @@ def split(model: keras.Model, *batch: np.ndarray) -> tuple:
 
 
 def predict_on_batch(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """Return the model's answers for one batch, shape (n, …), whatever the number of devices."""
+    """Return the model's output for one batch, shape (n, …), whatever the number of devices."""
     (shares,) = split(model, x)
-    # Devices that all took the whole batch have all answered it.
+    # Devices that all took the whole batch give its output once each.
     return keras.ops.convert_to_numpy(model.predict_on_batch(shares))[: len(x)]
 
 

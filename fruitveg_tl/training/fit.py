@@ -76,7 +76,7 @@ class Batches(Sequence):
 def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
     """Return a loss that spares the network from learning which classes are frequent.
 
-    The cross-entropy of the answers times the classes' shares of the training images, to the
+    The cross-entropy of the probabilities times the classes' shares of the training images, to the
     power `balance`: logit adjustment (Menon et al. 2021), whose tau is `balance`. Answers without
     that factor, as a trained network gives them, favour rare classes more.
 
@@ -88,9 +88,9 @@ def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
         return keras.losses.categorical_crossentropy
     shares = ((frequencies / frequencies.sum()) ** balance).astype(np.float32)
 
-    def loss(targets, answers):
+    def loss(targets, probabilities):
         # Keras divides by the sum over the classes.
-        return keras.losses.categorical_crossentropy(targets, answers * shares)
+        return keras.losses.categorical_crossentropy(targets, probabilities * shares)
 
     return loss
 
@@ -209,7 +209,7 @@ def run_epoch(model: keras.Model, batches: Batches, learn: bool = False) -> dict
 
 
 def predict(model: keras.Model, batches: Batches) -> np.ndarray:
-    """Return the model's answers for all batches, shape (n, …)."""
+    """Return the model's output for all batches, shape (n, …)."""
     return np.concatenate([predict_on_batch(model, x) for x, _ in batches])
 
 

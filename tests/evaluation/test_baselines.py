@@ -7,8 +7,8 @@ from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import baselines, metrics
 
 
-def accuracy(dataset, answers):
-    return metrics.evaluate(dataset.targets[dataset.rows("test")], answers)["accuracy"]
+def accuracy(dataset, probabilities):
+    return metrics.evaluate(dataset.targets[dataset.rows("test")], probabilities)["accuracy"]
 
 
 def test_colour_tells_coloured_classes_apart_and_the_majority_does_not(images, home):

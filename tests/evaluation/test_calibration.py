@@ -7,7 +7,7 @@ from scipy import special
 from fruitveg_tl.evaluation import calibration, metrics
 
 
-def answers(temperature: float, n: int = 4000, classes: int = 5, seed: int = 0):
+def draw(temperature: float, n: int = 4000, classes: int = 5, seed: int = 0):
     """Labels drawn from known probabilities, and those probabilities at another temperature."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (n, classes))
@@ -17,8 +17,8 @@ def answers(temperature: float, n: int = 4000, classes: int = 5, seed: int = 0):
 
 
 def test_a_network_that_knows_its_chances_is_calibrated():
-    targets, honest = answers(1.0)
-    _, boastful = answers(0.4)
+    targets, honest = draw(1.0)
+    _, boastful = draw(0.4)
     assert calibration.expected_calibration_error(targets, honest) < 0.03
     assert calibration.expected_calibration_error(targets, boastful) > 0.1
 
@@ -35,7 +35,7 @@ def test_the_error_is_the_known_one_in_a_case_done_by_hand():
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 2.5])
 def test_temperature_scaling_finds_what_was_done_to_the_probabilities(true):
-    targets, found = answers(true)
+    targets, found = probabilities(true)
     fitted = calibration.temperature(targets, found)
     assert fitted == pytest.approx(1 / true, rel=0.08)
     scaled = calibration.scale(found, fitted)
@@ -52,7 +52,7 @@ def test_certain_and_wrong_is_survived():
 
 @given(st.integers(0, 1000), st.integers(2, 40))
 def test_risk_at_full_coverage_is_the_error_rate(seed, n):
-    targets, probabilities = answers(1.0, n=n, seed=seed)
+    targets, probabilities = draw(1.0, n=n, seed=seed)
     curve = calibration.risk_coverage(targets, probabilities)
     assert curve["coverage"].iloc[-1] == 1
     assert curve["risk"].iloc[-1] == pytest.approx((probabilities.argmax(1) != targets).mean())

@@ -33,28 +33,28 @@ def shop(tmp_path):
     return write(tmp_path / "shop", {"Pepper": 1, "Apple": 0, "Leek": 2})
 
 
-def test_a_network_answers_another_set_on_the_classes_they_share(home, quick, kaggle, shop):
+def test_a_network_classifies_another_set_on_the_classes_they_share(home, quick, kaggle, shop):
     run = results.load(train_and_evaluate(replace(quick, dataset=kaggle)))
-    targets, answers, shared = cross_dataset.on_shared_classes(run, load(shop), NAMES)
+    targets, probabilities, shared = cross_dataset.on_shared_classes(run, load(shop), NAMES)
     assert shared == ["Apple", "Pepper"]
     # In the order of the index: apples of the test split first, then peppers; no leeks.
     assert targets.tolist() == [0] * COUNTS["test"] + [1] * COUNTS["test"]
-    np.testing.assert_allclose(answers.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
 
     dataset = load(shop)
     rows = dataset.rows("test")[:4]
     pixels = dataset.pixels(quick.size)[rows].astype(np.float32)
     apple, bell, capsicum, _ = run.load_model().predict(pixels, verbose=0).T
-    np.testing.assert_allclose(answers[:4, 0], apple / (apple + bell + capsicum), rtol=1e-4)
+    np.testing.assert_allclose(probabilities[:4, 0], apple / (apple + bell + capsicum), rtol=1e-4)
 
 
 def test_read_the_other_way_round_and_on_its_own_set(home, quick, kaggle, shop):
     run = results.load(train_and_evaluate(replace(quick, dataset=shop)))
-    targets, answers, shared = cross_dataset.on_shared_classes(run, load(kaggle), NAMES)
+    targets, probabilities, shared = cross_dataset.on_shared_classes(run, load(kaggle), NAMES)
     assert shared == ["Apple", "Pepper"]
     assert np.bincount(targets).tolist() == [COUNTS["test"], 2 * COUNTS["test"]]
     own, _, again = cross_dataset.on_shared_classes(run, load(shop), NAMES)
-    assert again == shared and len(own) == 2 * COUNTS["test"] and answers.shape == (12, 2)
+    assert again == shared and len(own) == 2 * COUNTS["test"] and probabilities.shape == (12, 2)
 
 
 def test_sets_with_one_shared_class_are_refused(finished, shop):

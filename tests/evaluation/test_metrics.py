@@ -19,7 +19,7 @@ from fruitveg_tl.evaluation.metrics import (
 
 
 @st.composite
-def answers(draw):
+def probabilities(draw):
     classes = draw(st.integers(2, 8))
     n = draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -27,7 +27,7 @@ def answers(draw):
     return rng.integers(0, classes, n), probabilities.astype(np.float32)
 
 
-@given(answers())
+@given(probabilities())
 def test_scores_agree_with_their_definitions(case):
     targets, probabilities = case
     scores, matrix = evaluate(targets, probabilities), confusion(targets, probabilities)
@@ -49,7 +49,7 @@ def test_scores_agree_with_their_definitions(case):
         assert scores["loss"] == pytest.approx(-np.log(picked).mean(), rel=1e-4)
 
 
-@given(answers(), st.randoms())
+@given(probabilities(), st.randoms())
 def test_order_of_images_does_not_matter(case, random):
     targets, probabilities = case
     order = list(range(len(targets)))
@@ -69,7 +69,7 @@ def test_zero_division_cases_are_zero():
     assert evaluate(targets, probabilities)["precision_macro"] == pytest.approx(2 / 9)
 
 
-def test_a_certain_wrong_answer_has_finite_loss():
+def test_a_certain_wrong_prediction_has_finite_loss():
     assert np.isfinite(evaluate(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]))["loss"])
 
 
@@ -90,7 +90,7 @@ def test_what_does_not_match_is_refused(targets, probabilities):
 def test_confused_pairs_come_most_frequent_first():
     counts = np.array([[5, 0, 1], [3, 1, 0], [0, 0, 4]])
     pairs = confused_pairs(counts, ["a", "b", "c"])
-    assert pairs[["true", "answer", "images"]].to_numpy().tolist() == [
+    assert pairs[["true", "predicted", "images"]].to_numpy().tolist() == [
         ["b", "a", 3],
         ["a", "c", 1],
     ]
@@ -103,10 +103,10 @@ def test_interval_holds_the_score_and_narrows_with_more_images():
     for n in (50, 800):
         targets = rng.integers(0, 3, n)
         right = rng.random(n) < 0.8
-        answers = np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
-        low, high = interval(targets, answers)
+        probabilities = np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
+        low, high = interval(targets, probabilities)
         assert low < right.mean() < high
-        assert (low, high) == interval(targets, answers)
+        assert (low, high) == interval(targets, probabilities)
         widths.append(high - low)
     # Binomial: ± 1.96 √(0.8 · 0.2 / n).
     assert widths[1] == pytest.approx(2 * 1.96 * np.sqrt(0.16 / 800), rel=0.15)
@@ -141,7 +141,7 @@ def test_shares_of_severity_sum_to_one(seed, n):
     assert found["right"] == pytest.approx(accuracy(targets, predicted))
 
 
-def test_fine_answers_are_read_at_the_coarse_level_by_their_sums():
+def test_fine_predictions_are_read_at_the_coarse_level_by_their_sums():
     probabilities = np.array([[0.3, 0.3, 0.4, 0.0], [0.1, 0.0, 0.2, 0.7]])
     coarse, names = collapse(probabilities, LEVELS["fruit"])
     assert names == ["Apple", "Leek", "Pear"]

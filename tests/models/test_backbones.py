@@ -102,7 +102,7 @@ def test_from_scratch_everything_is_trained():
     assert np.abs(norm.moving_mean.numpy() - before).max() > 0
 
 
-def test_head_answers_in_float32_under_mixed_precision():
+def test_head_predicts_in_float32_under_mixed_precision():
     with runtime.dtype_policy("mixed_bfloat16"):
         network = build_network(BACKBONES["mobilenetv2"], 3, 32)
     assert network.prefix.output.dtype == "bfloat16"

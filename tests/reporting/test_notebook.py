@@ -43,9 +43,9 @@ def test_a_run_is_read_back_whole(finished):
     run = results.load(finished.name)
     assert run.label == "VGG16, none (random)"
     assert list(run.scores) == ["linear probe", "fine-tuned"]
-    answers = run.probabilities["fine-tuned"]
-    assert answers.shape == (len(run.targets), len(run.classes))
-    assert (answers.argmax(1) == run.targets).mean() == pytest.approx(
+    probabilities = run.probabilities["fine-tuned"]
+    assert probabilities.shape == (len(run.targets), len(run.classes))
+    assert (probabilities.argmax(1) == run.targets).mean() == pytest.approx(
         run.scores["fine-tuned"]["accuracy"]
     )
     with pytest.raises(InputError, match="no finished run here"):

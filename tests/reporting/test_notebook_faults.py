@@ -49,9 +49,9 @@ def sources(miniature) -> list[str]:
 
 def in_order(miniature) -> list[list[str]]:
     with Kernel(miniature) as kernel:
-        answers = [kernel.run(source) for source in sources(miniature)]
-    assert [error for error, _ in answers] == [None] * len(answers)
-    return [shown for _, shown in answers]
+        probabilities = [kernel.run(source) for source in sources(miniature)]
+    assert [error for error, _ in probabilities] == [None] * len(probabilities)
+    return [shown for _, shown in probabilities]
 
 
 @pytest.mark.reliability("notebook kernels killed, cells out of order")

@@ -26,7 +26,7 @@ def test_confusion_matrix_names_rows_and_columns_and_writes_images():
     axis = plots.confusion_matrix(np.array([[3, 0], [1, 2]]), ["kiwi", "pear"]).axes[0]
     assert [text.get_text() for text in axis.texts] == ["3", "", "1", "2"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["kiwi", "pear"]
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("answer", "true class")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted", "true class")
 
 
 def test_learning_curves_join_both_phases_and_mark_the_second():

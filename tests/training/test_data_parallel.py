@@ -57,7 +57,7 @@ def test_every_device_takes_its_share_or_where_that_is_not_even_the_whole_batch(
     assert printed[:4] == ["[2, 2]", "[0. 1. 2. 3.]", "[5]", "[0. 1. 2. 3. 4.]"]
 
 
-def test_two_devices_give_the_loss_curve_and_the_answers_of_one(tmp_path):
+def test_two_devices_give_the_loss_curve_and_the_predictions_of_one(tmp_path):
     classes = [f"class {number}" for number in range(9)]  # for three batches of an epoch
     images = write_images(tmp_path / "images", classes)
     wanted = ["run", "--dataset", str(images), "--backbones", "vgg16", *QUICK]

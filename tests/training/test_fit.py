@@ -108,17 +108,17 @@ def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
         np.testing.assert_allclose(model.get_weights()[0], expected * length * towards, rtol=1e-6)
 
 
-def test_a_balanced_loss_is_lowest_where_the_answers_leave_the_frequencies_out():
-    """With nothing to see, the best answer is the classes' shares: or, balanced, all alike."""
+def test_a_balanced_loss_is_lowest_where_the_probabilities_leave_the_frequencies_out():
+    """With nothing to see, the best prediction is the classes' shares: or, balanced, all alike."""
     targets = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 3 + [2]]
     frequencies = targets.sum(0)
     for balance in (0.0, 0.5, 1.0):
         loss = balanced_crossentropy(frequencies, balance)
         best = frequencies ** (1 - balance) / (frequencies ** (1 - balance)).sum()
-        answers = [best, best + [0.05, -0.05, 0], best + [0, 0.05, -0.05], np.full(3, 1 / 3)]
+        probabilities = [best, best + [0.05, -0.05, 0], best + [0, 0.05, -0.05], np.full(3, 1 / 3)]
         losses = [
-            float(np.mean(loss(targets, np.tile(answer.astype(np.float32), (10, 1)))))
-            for answer in answers
+            float(np.mean(loss(targets, np.tile(prediction.astype(np.float32), (10, 1)))))
+            for prediction in probabilities
         ]
         assert min(losses) == pytest.approx(losses[0], rel=1e-6)
         shares = frequencies / 10

@@ -154,12 +154,12 @@ def teach(teacher: Teacher, pixels: np.ndarray, cache: Path) -> np.ndarray:
 
 
 def loss_of(pupil, teacher, pixels, seen, labels, share, side) -> torch.Tensor:
-    """Mean of label loss and cross-entropy with the teacher's answers, plus the maps' distances."""
+    """Mean of label loss and cross-entropy with the teacher's probabilities, plus the maps' distances."""
     imitated, logits = pupil(pixels, side)
     mixed = share * functional.cross_entropy(logits, labels)
     mixed = mixed + (1 - share) * functional.cross_entropy(logits, labels.flip(0))
-    answers = teacher.top(seen.mean((2, 3))).softmax(1)
-    taught = functional.cross_entropy(teacher.top(imitated[-1].mean((2, 3))), answers)
+    probabilities = teacher.top(seen.mean((2, 3))).softmax(1)
+    taught = functional.cross_entropy(teacher.top(imitated[-1].mean((2, 3))), probabilities)
     distances = 0
     for found in imitated:
         same_size = functional.adaptive_avg_pool2d(seen, found.shape[2:])
