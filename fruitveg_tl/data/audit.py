@@ -71,26 +71,26 @@ def leaked_test_rows(pairs: pd.DataFrame) -> np.ndarray:
     return np.unique(in_test.astype(int))
 
 
-def leak_gap(right: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]:
+def leak_gap(correct: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]:
     """Return by how much images seen before flatter a network's accuracy.
 
     Args:
-        right: is each test image classified correctly? Shape (n,); with several seeds the share of
-            them that is right.
+        correct: is each test image classified correctly? Shape (n,); with several seeds the fraction of
+            them that do so.
         clean: is it free of leaks, see `leaked_test_rows`? Shape (n,), at least one.
 
     Returns:
         accuracy on all images less that on the clean ones, and its 95 % interval: percentile
         bootstrap over the images (Efron 1979; SciPy, seeded).
     """
-    right, clean = np.asarray(right, float), np.asarray(clean, bool)
+    correct, clean = np.asarray(correct, float), np.asarray(clean, bool)
 
     def gap(rows: np.ndarray) -> float:
         # A resample of few images may draw no clean one: it then says nothing of the gap.
-        kept = right[rows][clean[rows]]
-        return right[rows].mean() - kept.mean() if len(kept) else 0.0
+        kept = correct[rows][clean[rows]]
+        return correct[rows].mean() - kept.mean() if len(kept) else 0.0
 
-    everything = np.arange(len(right))
+    everything = np.arange(len(correct))
     found = stats.bootstrap(
         (everything,), gap, n_resamples=1000, vectorized=False, method="percentile", rng=0
     )

@@ -17,10 +17,10 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = BINS
     Returns:
         one row per bin that holds a prediction: images, confidence and accuracy (their means).
     """
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == targets
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     # Bins are open on the left: a confidence of exactly 1 belongs to the last one.
     found = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    predictions = pd.DataFrame({"bin": found, "confidence": confidence, "accuracy": right})
+    predictions = pd.DataFrame({"bin": found, "confidence": confidence, "accuracy": correct})
     return predictions.groupby("bin").agg(
         images=("accuracy", "size"),
         confidence=("confidence", "mean"),
@@ -59,16 +59,16 @@ def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFram
 
     Returns:
         one row per number of predictions kept, surest first: coverage (share kept), risk (share of
-        those that is wrong), confidence (the lowest among them).
+        those that are wrong), confidence (the lowest among them).
     """
     confidence = probabilities.max(1)
     order = np.argsort(-confidence, kind="stable")
-    wrong = (probabilities.argmax(1) != targets)[order]
+    mistakes = (probabilities.argmax(1) != targets)[order]
     kept = np.arange(1, len(targets) + 1)
     return pd.DataFrame(
         {
             "coverage": kept / len(targets),
-            "risk": np.cumsum(wrong) / kept,
+            "risk": np.cumsum(mistakes) / kept,
             "confidence": confidence[order],
         }
     )

@@ -82,14 +82,14 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
         true, predicted, images (how many), share (of the true class's images).
     """
     rows, columns = np.nonzero(counts - np.diag(np.diag(counts)))
-    wrong = counts[rows, columns]
+    mistakes = counts[rows, columns]
     names = np.asarray(classes)
     pairs = pd.DataFrame(
         {
             "true": names[rows],
             "predicted": names[columns],
-            "images": wrong,
-            "share": wrong / counts.sum(1)[rows],
+            "images": mistakes,
+            "share": mistakes / counts.sum(1)[rows],
         }
     )
     return pairs.sort_values("images", ascending=False, kind="stable", ignore_index=True)
@@ -106,9 +106,9 @@ def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
     The same as scikit-learn's, a hundred times faster: a bootstrap asks for it thousands of times.
     """
     classes = 1 + max(targets.max(), predicted.max())
-    right = np.bincount(targets[targets == predicted], minlength=classes)
+    correct = np.bincount(targets[targets == predicted], minlength=classes)
     either = np.bincount(targets, minlength=classes) + np.bincount(predicted, minlength=classes)
-    return float((2 * right[either > 0] / either[either > 0]).mean())
+    return float((2 * correct[either > 0] / either[either > 0]).mean())
 
 
 def bootstrap_interval(
@@ -164,10 +164,10 @@ def mistake_severity(targets: np.ndarray, predicted: np.ndarray, levels: pd.Data
         levels: one row per class in their order; columns name its groups, narrow ones first.
 
     Returns:
-        shares of all predictions that sum to 1: "right"; for each level "same LEVEL", wrong but within
+        shares of all predictions that sum to 1: "correct"; for each level "same LEVEL", wrong but within
         that group and no narrower one; "other" in none.
     """
-    groups = {"right": np.arange(len(levels))}
+    groups = {"correct": np.arange(len(levels))}
     groups |= {f"same {level}": levels[level].to_numpy() for level in levels}
     rest = np.ones(len(targets), bool)
     shares = {}

@@ -12,7 +12,7 @@ RESAMPLES = 2000
 LEVEL = 0.05
 
 
-def compare(right: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Compare every two networks on the same test images.
 
     Paired percentile bootstrap over the images (Efron 1979; SciPy, seeded) of the difference
@@ -20,7 +20,7 @@ def compare(right: Mapping[str, np.ndarray]) -> pd.DataFrame:
     one or the other differs by luck.
 
     Args:
-        right: name to the share of its seeds that are right on each image, shape (n,), in
+        correct: name to the share of its seeds that classify each image correctly, shape (n,), in
             0..1; with one seed 0 or 1.
 
     Returns:
@@ -31,12 +31,12 @@ def compare(right: Mapping[str, np.ndarray]) -> pd.DataFrame:
     Raises:
         ValueError: if the networks did not classify the same number of images.
     """
-    if len({len(values) for values in right.values()}) > 1:
+    if len({len(values) for values in correct.values()}) > 1:
         raise ValueError("the networks were not tested on the same images")
     rows = []
-    for pair in combinations(right, 2):
-        better, worse = sorted(pair, key=lambda name: -np.mean(right[name]))
-        gap = np.asarray(right[better], float) - np.asarray(right[worse], float)
+    for pair in combinations(correct, 2):
+        better, worse = sorted(pair, key=lambda name: -np.mean(correct[name]))
+        gap = np.asarray(correct[better], float) - np.asarray(correct[worse], float)
         found = stats.bootstrap(
             (gap,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0, batch=100
         )

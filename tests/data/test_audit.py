@@ -58,10 +58,10 @@ def test_pairs_within_a_split_are_no_leak():
 
 def test_the_gap_is_what_images_seen_before_add():
     clean = np.arange(300) >= 100
-    right = np.where(clean, np.arange(300) % 2, 1)  # all that were seen, half of the others
-    gap, low, high = audit.leak_gap(right, clean)
-    assert gap == pytest.approx(right.mean() - 0.5) and 0 < low < gap < high < 0.3
-    assert audit.leak_gap(right, np.ones(300, bool)) == (0, 0, 0)
+    correct = np.where(clean, np.arange(300) % 2, 1)  # all that were seen, half of the others
+    gap, low, high = audit.leak_gap(correct, clean)
+    assert gap == pytest.approx(correct.mean() - 0.5) and 0 < low < gap < high < 0.3
+    assert audit.leak_gap(correct, np.ones(300, bool)) == (0, 0, 0)
     chance = np.arange(300) % 2
     gap, low, high = audit.leak_gap(chance, clean)
     assert low < 0 < high and abs(gap) < 0.01

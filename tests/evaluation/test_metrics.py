@@ -129,7 +129,7 @@ LEVELS = pd.DataFrame(
 def test_mistakes_are_sorted_by_how_far_off_they_are():
     targets, predicted = np.array([0, 0, 0, 0, 3]), np.array([0, 1, 2, 3, 3])
     found = severity(targets, predicted, LEVELS)
-    expected = {"right": 0.4, "same fruit": 0.2, "same kind": 0.2, "other": 0.2}
+    expected = {"correct": 0.4, "same fruit": 0.2, "same kind": 0.2, "other": 0.2}
     assert found.to_dict() == pytest.approx(expected)
 
 
@@ -138,7 +138,7 @@ def test_shares_of_severity_sum_to_one(seed, n):
     targets, predicted = np.random.default_rng(seed).integers(0, 4, (2, n))
     found = severity(targets, predicted, LEVELS)
     assert found.sum() == pytest.approx(1) and (found >= 0).all()
-    assert found["right"] == pytest.approx(accuracy(targets, predicted))
+    assert found["correct"] == pytest.approx(accuracy(targets, predicted))
 
 
 def test_fine_predictions_are_read_at_the_coarse_level_by_their_sums():

@@ -29,7 +29,7 @@ def test_equal_networks_are_not_told_apart():
 def test_holm_makes_a_doubtful_gap_harder_to_resolve_among_many():
     base = right(0.7, 0)
     doubtful = base.copy()
-    doubtful[np.flatnonzero(~base)[:5]] = True  # five more right, none lost
+    doubtful[np.flatnonzero(~base)[:5]] = True  # five more correct, none lost
     alone = significance.compare({"a": base, "b": doubtful})
     crowd = {f"c{i}": right(0.7, 10 + i) for i in range(4)}
     many = significance.compare({"a": base, "b": doubtful} | crowd)
