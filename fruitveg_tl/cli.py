@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     for name, kind, what in (
         ("size", int, "side of the images in pixels"),
-        ("crop", float, "share of each side kept around the centre, e.g. 0.875"),
+        ("crop", float, "fraction of each side kept around the centre, e.g. 0.875"),
         ("views", int, "cached augmented views of each training image"),
         ("probe-epochs", int, "the most epochs of the linear probe"),
         ("finetune-epochs", int, "the most epochs of fine-tuning, or of training from scratch"),
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, metavar="N", help="so many runs at a time, through Ray"
     )
     several.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="share every batch among N devices"
+        "--devices", type=int, default=1, metavar="N", help="spread every batch over N devices"
     )
     run.set_defaults(command=_run)
 

@@ -77,7 +77,7 @@ class RunConfig:
             initialisation, all layers trained: the baseline).
         weights: "auto", "bundled", "random" or a file, see `weights.resolve`.
         size: side of the images in pixels.
-        crop: share of each side that is kept around the centre; 0.875 is what ImageNet networks are
+        crop: fraction of each side that is kept around the centre; 0.875 is what ImageNet networks are
             usually tested with.
         views: number of cached augmented views of each training image.
         seed: decides the head's initialisation, the order of the images and the views drawn.

@@ -43,15 +43,15 @@ def run_grid(
         raise InputError(f"{workers} workers: at least one is needed")
     # No statistics sent home; workers as important as any other process.
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    share = {"num_cpus": max(1, (os.cpu_count() or 1) // workers)}
+    resources = {"num_cpus": max(1, (os.cpu_count() or 1) // workers)}
     # Otherwise every worker would take all cores.
-    threads = {"TF_NUM_INTRAOP_THREADS": str(share["num_cpus"]), "TF_NUM_INTEROP_THREADS": "1"}
-    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers * share["num_cpus"]}
+    threads = {"TF_NUM_INTRAOP_THREADS": str(resources["num_cpus"]), "TF_NUM_INTEROP_THREADS": "1"}
+    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers * resources["num_cpus"]}
     ray.init(**here, runtime_env={"env_vars": _own_settings() | threads})
     try:
         if cards := ray.cluster_resources().get("GPU"):
-            share["num_gpus"] = min(1, cards / workers)
-        return _run_all(ray.remote(max_retries=0, **share)(_one), configs, (data, force))
+            resources["num_gpus"] = min(1, cards / workers)
+        return _run_all(ray.remote(max_retries=0, **resources)(_one), configs, (data, force))
     finally:
         ray.shutdown()
 

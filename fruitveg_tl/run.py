@@ -214,7 +214,7 @@ def _check(config: RunConfig) -> None:
     if config.views < 0 or min(config.probe_epochs, config.finetune_epochs) < 1:
         raise InputError("views must be 0 or more, and every phase needs at least one epoch")
     if not 0 < config.crop <= 1:
-        raise InputError(f"crop {config.crop}: a share of the image, above 0 and at most 1")
+        raise InputError(f"crop {config.crop}: a fraction of the image, above 0 and at most 1")
     if config.soup < 1 or not 0 <= config.balance <= 1:
         raise InputError("a soup needs at least one training, and balance is between 0 and 1")
     if config.soup > 1 and config.strategy == "scratch":

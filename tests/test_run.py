@@ -42,7 +42,7 @@ def test_results_hold_together(finished, quick):
     assert provenance["environment"]["libraries"]["keras"] == keras.__version__
     assert provenance["environment"]["commit"] and provenance["environment"]["cores"]
     assert provenance["trained_parameters"]["linear probe"] == 512 * 3 + 3
-    assert 0 < provenance["interpolation"]["share"] <= 1
+    assert 0 < provenance["interpolation"]["alpha"] <= 1
     assert json.loads((finished / "config.json").read_text())["finetune_rate"] == 1e-4
     assert {"frozen", "linear probe", "fine-tuned"} <= set(provenance["seconds"])
 

@@ -35,7 +35,7 @@ def duplicates(dataset: Dataset, pixels: np.ndarray) -> pd.DataFrame:
         the hashes differ), exact, first_split, second_split, same_label; closest first.
     """
     hashes = np.stack([imagehash.phash(Image.fromarray(p)).hash.ravel() for p in pixels])
-    # Slightly above NEAR: the distance is a share of the bits, computed in floating point.
+    # Slightly above NEAR: the distance is a fraction of the bits, computed in floating point.
     search = NearestNeighbors(radius=(NEAR + 0.5) / HASH_BITS, metric="hamming").fit(hashes)
     distances, neighbours = search.radius_neighbors(hashes)
     first = np.repeat(np.arange(len(hashes)), [len(found) for found in neighbours])

@@ -60,7 +60,7 @@ def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
     Args:
         path: the image file.
         size: side of the result in pixels.
-        crop: share of the shorter side that the square shows.
+        crop: fraction of the shorter side that the square shows.
 
     Returns:
         uint8 array of shape (size, size, 3), RGB, 0 to 255.

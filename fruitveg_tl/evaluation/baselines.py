@@ -13,7 +13,7 @@ LEVELS = 4  # per channel: 64 colours
 
 
 def majority(dataset: Dataset) -> np.ndarray:
-    """Return each class's share of training as its probability, for every image, (n_test, c)."""
+    """Return each class's fraction of training as its probability, for every image, (n_test, c)."""
     return _predict_test(
         DummyClassifier(strategy="prior"), dataset, np.zeros((len(dataset.index), 1))
     )
@@ -22,7 +22,7 @@ def majority(dataset: Dataset) -> np.ndarray:
 def colour_histogram(dataset: Dataset) -> np.ndarray:
     """Return the probabilities of a logistic regression on colour alone, (n_test, classes).
 
-    It sees how much of the image has each of 64 colours, as square roots of the shares
+    It sees how much of the image has each of 64 colours, as square roots of the fractions
     (Hellinger's distance), and nothing of shape.
     """
     pixels = dataset.pixels(SIZE) // (256 // LEVELS)

@@ -58,7 +58,7 @@ def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFram
     """Follow the error rate as the least sure predictions are withheld (El-Yaniv & Wiener 2010).
 
     Returns:
-        one row per number of predictions kept, surest first: coverage (share kept), risk (share of
+        one row per number of predictions kept, surest first: coverage (fraction kept), risk (fraction of
         those that are wrong), confidence (the lowest among them).
     """
     confidence = probabilities.max(1)

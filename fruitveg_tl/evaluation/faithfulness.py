@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 from fruitveg_tl.evaluation.gradcam import gradcam
 from fruitveg_tl.models.backbones import Backbone
 
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
 def randomised(
@@ -86,7 +86,7 @@ def deletion(
     model: keras.Model,
     pixels: np.ndarray,
     maps: np.ndarray,
-    shares: Sequence[float] = SHARES,
+    fractions: Sequence[float] = FRACTIONS,
 ) -> np.ndarray:
     """Blur an image where a map is highest, more and more, and ask again (Petsiuk et al. 2018).
 
@@ -94,17 +94,17 @@ def deletion(
         model: a whole network.
         pixels: raw RGB (n, size, size, 3) in 0..255.
         maps: (n, size, size), the order in which places are blurred, highest first.
-        shares: of the pixels, blurred together.
+        fractions: of the pixels, blurred together.
 
     Returns:
-        probabilities of shape (shares, n, classes).
+        probabilities of shape (fractions, n, classes).
     """
     clear = pixels.astype(np.float32)
     size = pixels.shape[1]
     blurred = ndimage.gaussian_filter(clear, (0, size / 10, size / 10, 0))
     order = np.argsort(np.argsort(-maps.reshape(len(maps), -1), axis=1, kind="stable"), axis=1)
     rank = order.reshape(maps.shape)[..., None] / size**2
-    images = (np.where(rank < share, blurred, clear) for share in shares)
+    images = (np.where(rank < fraction, blurred, clear) for fraction in fractions)
     return np.stack([model.predict(image, verbose=0) for image in images])
 
 

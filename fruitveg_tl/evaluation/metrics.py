@@ -79,7 +79,7 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
         classes: names of its rows and columns.
 
     Returns:
-        true, predicted, images (how many), share (of the true class's images).
+        true, predicted, images (how many), fraction (of the true class's images).
     """
     rows, columns = np.nonzero(counts - np.diag(np.diag(counts)))
     mistakes = counts[rows, columns]
@@ -89,14 +89,14 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
             "true": names[rows],
             "predicted": names[columns],
             "images": mistakes,
-            "share": mistakes / counts.sum(1)[rows],
+            "fraction": mistakes / counts.sum(1)[rows],
         }
     )
     return pairs.sort_values("images", ascending=False, kind="stable", ignore_index=True)
 
 
 def accuracy(targets: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the share of correct predictions."""
+    """Return the fraction of correct predictions."""
     return float((targets == predicted).mean())
 
 
@@ -164,18 +164,18 @@ def mistake_severity(targets: np.ndarray, predicted: np.ndarray, levels: pd.Data
         levels: one row per class in their order; columns name its groups, narrow ones first.
 
     Returns:
-        shares of all predictions that sum to 1: "correct"; for each level "same LEVEL", wrong but within
+        fractions of all predictions that sum to 1: "correct"; for each level "same LEVEL", wrong but within
         that group and no narrower one; "other" in none.
     """
     groups = {"correct": np.arange(len(levels))}
     groups |= {f"same {level}": levels[level].to_numpy() for level in levels}
     rest = np.ones(len(targets), bool)
-    shares = {}
+    fractions = {}
     for name, codes in groups.items():
         agree = rest & (codes[targets] == codes[predicted])
-        shares[name] = agree.mean()
+        fractions[name] = agree.mean()
         rest &= ~agree
-    return pd.Series(shares | {"other": rest.mean()})
+    return pd.Series(fractions | {"other": rest.mean()})
 
 
 def _checked(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

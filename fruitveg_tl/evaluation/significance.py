@@ -20,7 +20,7 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     one or the other differs by luck.
 
     Args:
-        correct: name to the share of its seeds that classify each image correctly, shape (n,), in
+        correct: name to the fraction of its seeds that classify each image correctly, shape (n,), in
             0..1; with one seed 0 or 1.
 
     Returns:

@@ -73,7 +73,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Show a confusion matrix: shares of each true class as shades, images as numbers.
+    """Show a confusion matrix: fractions of each true class as shades, images as numbers.
 
     Args:
         counts: from `metrics.confusion`.
@@ -82,9 +82,9 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     side = max(4.0, min(7.0, 0.25 * len(classes) + 1.2))
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     sns.heatmap(
-        shares, ax=axis, cmap="Greys", vmin=0, vmax=1, square=True, linewidths=0.3,
+        fractions, ax=axis, cmap="Greys", vmin=0, vmax=1, square=True, linewidths=0.3,
         linecolor="0.9", cbar=False, xticklabels=classes, yticklabels=classes,
         annot=np.where(counts > 0, counts.astype(str), ""), fmt="",
         annot_kws={"fontsize": max(4, 9 - len(classes) / 7)},
@@ -116,7 +116,7 @@ def scores(found: pd.DataFrame) -> Figure:
 
 
 def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Show confidence against accuracy, and the error rate against the share of predictions kept.
+    """Show confidence against accuracy, and the error rate against the fraction of predictions kept.
 
     Args:
         tables: model name to `calibration.reliability`.
@@ -132,7 +132,7 @@ def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.Data
         left.plot(found["confidence"], found["accuracy"], marker=marker, markersize=4, **style)
         right.plot(curve["coverage"], curve["risk"], label=wrapped([name])[0], **style)
     left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    right.set(xlabel="share of predictions kept, surest first", ylabel="share of those wrong")
+    right.set(xlabel="fraction of predictions kept, surest first", ylabel="fraction of those wrong")
     right.set(xlim=(0, 1), ylim=(0, None))
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     sns.despine(figure)

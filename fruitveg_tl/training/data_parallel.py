@@ -1,4 +1,4 @@
-"""Several devices of one machine: each takes a share of every batch."""
+"""Several devices of one machine: each takes a part of every batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ def data_parallel(devices: int) -> Iterator[None]:
 
 
 def split(model: keras.Model, *batch: np.ndarray) -> tuple:
-    """Cut a batch into one equal share for each device of the model.
+    """Cut a batch into one equal part for each device of the model.
 
     Where that cannot be done evenly every device takes the whole batch, which gives the same
     gradients.
@@ -48,20 +48,20 @@ def split(model: keras.Model, *batch: np.ndarray) -> tuple:
         return batch
     import tensorflow as tf
 
-    def share_of(array: np.ndarray):
-        shares = np.split(array, devices)
+    def part_of(array: np.ndarray):
+        parts = np.split(array, devices)
         return model.distribute_strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(shares[context.replica_id_in_sync_group])
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )
 
-    return tuple(share_of(array) for array in batch)
+    return tuple(part_of(array) for array in batch)
 
 
 def predict_on_batch(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Return the model's output for one batch, shape (n, …), whatever the number of devices."""
-    (shares,) = split(model, x)
+    (parts,) = split(model, x)
     # Devices that all took the whole batch give its output once each.
-    return keras.ops.convert_to_numpy(model.predict_on_batch(shares))[: len(x)]
+    return keras.ops.convert_to_numpy(model.predict_on_batch(parts))[: len(x)]
 
 
 def _devices(model: keras.Model) -> int:

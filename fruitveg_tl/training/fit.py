@@ -46,7 +46,7 @@ class Batches(Sequence):
     ):
         self.views, self.rows, self.targets, self.batch_size = views, rows, targets, batch_size
         n = len(targets)
-        self.shares = rng.beta(mixup, mixup, len(self)) if mixup else np.ones(len(self))
+        self.lam = rng.beta(mixup, mixup, len(self)) if mixup else np.ones(len(self))
         self.order = np.arange(n) if rng is None else rng.permutation(n)
         self.choice = np.zeros(n, int) if rng is None else rng.integers(len(views), size=n)
 
@@ -63,20 +63,20 @@ class Batches(Sequence):
                 for i, v in zip(chosen, self.choice[chosen], strict=True)
             ]
         )
-        x, targets, share = (
+        x, targets, lam = (
             x.astype(np.float32),
             self.targets[chosen],
-            np.float32(self.shares[index]),
+            np.float32(self.lam[index]),
         )
-        if share == 1:
+        if lam == 1:
             return x, targets
-        return share * x + (1 - share) * x[::-1], share * targets + (1 - share) * targets[::-1]
+        return lam * x + (1 - lam) * x[::-1], lam * targets + (1 - lam) * targets[::-1]
 
 
 def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
     """Return a loss that spares the network from learning which classes are frequent.
 
-    The cross-entropy of the probabilities times the classes' shares of the training images, to the
+    The cross-entropy of the probabilities times the class priors, their fractions of the training images, to the
     power `balance`: logit adjustment (Menon et al. 2021), whose tau is `balance`. Answers without
     that factor, as a trained network gives them, favour rare classes more.
 
@@ -86,11 +86,11 @@ def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
     """
     if not balance:
         return keras.losses.categorical_crossentropy
-    shares = ((frequencies / frequencies.sum()) ** balance).astype(np.float32)
+    class_priors = ((frequencies / frequencies.sum()) ** balance).astype(np.float32)
 
     def loss(targets, probabilities):
         # Keras divides by the sum over the classes.
-        return keras.losses.categorical_crossentropy(targets, probabilities * shares)
+        return keras.losses.categorical_crossentropy(targets, probabilities * class_priors)
 
     return loss
 
@@ -175,20 +175,20 @@ def interpolate(
         validation: the validation split.
 
     Returns:
-        share: of fine-tuning that was kept, one of 0.1, 0.2, … 1; val_loss: the loss there.
+        alpha: fraction of fine-tuning that is kept, one of 0.1, 0.2, … 1; val_loss: the loss there.
     """
     tuned = model.get_weights()
 
-    def blend(share: float) -> None:
-        model.set_weights([(1 - share) * a + share * b for a, b in zip(start, tuned, strict=True)])
+    def blend(alpha: float) -> None:
+        model.set_weights([(1 - alpha) * a + alpha * b for a, b in zip(start, tuned, strict=True)])
 
     losses = {}
-    for share in np.linspace(0.1, 1, 10).round(1).tolist():
-        blend(share)
-        losses[share] = run_epoch(model, validation)["loss"]
+    for alpha in np.linspace(0.1, 1, 10).round(1).tolist():
+        blend(alpha)
+        losses[alpha] = run_epoch(model, validation)["loss"]
     best = min(losses, key=losses.get)
     blend(best)
-    return {"share": best, "val_loss": losses[best]}
+    return {"alpha": best, "val_loss": losses[best]}
 
 
 def run_epoch(model: keras.Model, batches: Batches, learn: bool = False) -> dict[str, float]:
@@ -201,9 +201,9 @@ def run_epoch(model: keras.Model, batches: Batches, learn: bool = False) -> dict
     totals: dict[str, float] = {}
     for number, batch in enumerate(batches):
         # The first is whole: Keras cannot make a model's metrics from a batch that is split.
-        shares = split(model, *batch) if number else batch
+        parts = split(model, *batch) if number else batch
         # One batch's values: both methods reset the metrics when called.
-        for name, value in step(*shares, return_dict=True).items():
+        for name, value in step(*parts, return_dict=True).items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(batch[1])
     return {name: total / len(batches.targets) for name, total in totals.items()}
 

@@ -68,7 +68,7 @@ def test_deletion_begins_with_the_image_and_blurs_the_highest_places_first(pixel
     maps = np.zeros((3, SIZE, SIZE))
     maps[:, :, : SIZE // 2] = 1
     camera = Camera()
-    probabilities = faithfulness.deletion(camera, pixels, maps, shares=(0, 0.5, 1))
+    probabilities = faithfulness.deletion(camera, pixels, maps, fractions=(0, 0.5, 1))
     untouched, half, everything = camera.seen
     assert probabilities.shape == (3, 3, 2)
     np.testing.assert_array_equal(untouched, pixels)

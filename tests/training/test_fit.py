@@ -103,7 +103,7 @@ def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
         model.set_weights([length * towards, np.zeros(2)])
         x[:3, 0] *= -1 if length == 30 else 1  # certain and wrong: a very high loss
         found = interpolate(model, start, validation)
-        assert found["share"] == expected
+        assert found["alpha"] == expected
         assert found["val_loss"] == run_epoch(model, validation)["loss"]
         np.testing.assert_allclose(model.get_weights()[0], expected * length * towards, rtol=1e-6)
 
