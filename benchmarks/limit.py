@@ -181,13 +181,13 @@ def _profile(phase: str, backbone: str) -> dict[str, str]:
             spent[kind] += float(fields[-1]) / 1000
     whole = json.loads(lines[-1])
     total = sum(spent.values())
-    shares = ", ".join(f"{kind} {part / total:.0%}" for kind, part in spent.most_common(4))
+    fractions = ", ".join(f"{kind} {part / total:.0%}" for kind, part in spent.most_common(4))
     return {
         "Phase": phase,
         "Backbone": backbones.BACKBONES[backbone].name,
         "Precision": _usual(backbone),
         "In oneDNN, of the time by the clock": f"{total / whole:.0%}",
-        "Of that": shares,
+        "Of that": fractions,
     }
 
 

@@ -95,7 +95,8 @@ def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_image(tmp_path, hom
     assert not len(audit.leaked_test_rows(audit.duplicates(again, again.pixels(64))))
     sizes = again.split_sizes()
     assert all(
-        abs(sizes[k] / 160 - share) < 0.1 for k, share in zip(sizes, (0.7, 0.1, 0.2), strict=True)
+        abs(sizes[k] / 160 - fraction) < 0.1
+        for k, fraction in zip(sizes, (0.7, 0.1, 0.2), strict=True)
     )
     counts = pd.crosstab(again.index["label"], again.index["split"])
     assert (counts.loc["kiwi"] - counts.loc["pear"]).abs().max() <= 10

@@ -35,7 +35,7 @@ def test_the_error_is_the_known_one_in_a_case_done_by_hand():
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 2.5])
 def test_temperature_scaling_finds_what_was_done_to_the_probabilities(true):
-    targets, found = probabilities(true)
+    targets, found = draw(true)
     fitted = calibration.temperature(targets, found)
     assert fitted == pytest.approx(1 / true, rel=0.08)
     scaled = calibration.scale(found, fitted)

@@ -33,7 +33,7 @@ def test_scores_agree_with_their_definitions(case):
     scores, matrix = evaluate(targets, probabilities), confusion(targets, probabilities)
     assert matrix.sum() == len(targets)
     assert scores["accuracy"] == pytest.approx(np.trace(matrix) / len(targets))
-    # Weighted recall is accuracy; macro recall is the mean of the row-wise shares.
+    # Weighted recall is accuracy; macro recall is the mean of the row-wise fractions.
     assert scores["recall_weighted"] == pytest.approx(scores["accuracy"])
     hits = np.diag(matrix)
     recall = hits / np.maximum(matrix.sum(1), 1)
@@ -94,7 +94,7 @@ def test_confused_pairs_come_most_frequent_first():
         ["b", "a", 3],
         ["a", "c", 1],
     ]
-    assert pairs["share"].tolist() == [3 / 4, 1 / 6]
+    assert pairs["fraction"].tolist() == [3 / 4, 1 / 6]
 
 
 def test_interval_holds_the_score_and_narrows_with_more_images():

@@ -6,8 +6,8 @@ from fruitveg_tl.evaluation import significance
 N = 400
 
 
-def right(share: float, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).random(N) < share
+def right(fraction: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(N) < fraction
 
 
 def test_a_large_gap_is_resolved_and_its_direction_known():
@@ -39,12 +39,12 @@ def test_holm_makes_a_doubtful_gap_harder_to_resolve_among_many():
 
 
 def test_seeds_enter_as_shares_and_order_does_not_matter():
-    shares = np.mean([right(0.6, seed) for seed in range(3)], axis=0)
+    fractions = np.mean([right(0.6, seed) for seed in range(3)], axis=0)
     other = np.mean([right(0.65, seed) for seed in range(5, 8)], axis=0)
-    one = significance.compare({"a": shares, "b": other})
-    two = significance.compare({"b": other, "a": shares})
+    one = significance.compare({"a": fractions, "b": other})
+    two = significance.compare({"b": other, "a": fractions})
     assert one.equals(two)
-    assert one["difference"].item() == pytest.approx(abs(shares.mean() - other.mean()))
+    assert one["difference"].item() == pytest.approx(abs(fractions.mean() - other.mean()))
 
 
 def test_other_images_are_refused():

@@ -33,8 +33,8 @@ from fruitveg_tl.training.data_parallel import data_parallel, predict_on_batch, 
 with data_parallel(2):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
 for count in (4, 5):
-    (shares,) = split(model, numpy.arange(count)[:, None])
-    print([len(share) for share in getattr(shares, "values", [shares])])
+    (parts,) = split(model, numpy.arange(count)[:, None])
+    print([len(part) for part in getattr(parts, "values", [parts])])
     print(predict_on_batch(model, numpy.arange(count)[:, None]).ravel())
 """
 

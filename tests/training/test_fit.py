@@ -109,7 +109,7 @@ def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
 
 
 def test_a_balanced_loss_is_lowest_where_the_probabilities_leave_the_frequencies_out():
-    """With nothing to see, the best prediction is the classes' shares: or, balanced, all alike."""
+    """With nothing to see, the best prediction is the classes' fractions: or, balanced, all alike."""
     targets = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 3 + [2]]
     frequencies = targets.sum(0)
     for balance in (0.0, 0.5, 1.0):
@@ -121,8 +121,8 @@ def test_a_balanced_loss_is_lowest_where_the_probabilities_leave_the_frequencies
             for prediction in probabilities
         ]
         assert min(losses) == pytest.approx(losses[0], rel=1e-6)
-        shares = frequencies / 10
-        assert losses[0] == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-5)
+        fractions = frequencies / 10
+        assert losses[0] == pytest.approx(-(fractions * np.log(fractions)).sum(), rel=1e-5)
 
 
 def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path):
