@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         ("probe-epochs", int, "the most epochs of the linear probe"),
         ("finetune-epochs", int, "the most epochs of fine-tuning, or of training from scratch"),
         ("soup", int, "fine-tune so many times and average the weights"),
-        ("balance", float, "0 to 1: how far the loss makes up for rare classes"),
+        ("logit_adjustment", float, "0 to 1: how far the loss makes up for rare classes"),
     ):
         run.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=what)
     run.add_argument("--force", action="store_true", help="repeat finished runs")

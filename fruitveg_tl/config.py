@@ -62,7 +62,7 @@ ABLATIONS = (
     "update_batch_norm",
     "divide_by_255",
 )
-RECIPE_OPTIONS = ("crop", "soup", "balance")
+RECIPE_OPTIONS = ("crop", "soup", "logit_adjustment")
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class RunConfig:
         soup: fine-tune so many times from the one linear probe, each time in another order and to
             the last epoch, and average the weights (uniform model soup, Wortsman et al. 2022); 1
             moves them back to the probe instead, see `training.interpolate`.
-        balance: of the classes in the loss of both phases, by which the best epoch is chosen too;
-            0 for none, see `training.balanced_crossentropy`.
+        logit_adjustment: of the classes in the loss of both phases, by which the best epoch is chosen too;
+            0 for none, see `training.logit_adjusted_crossentropy`.
         resplit: split the images anew, duplicates together, see `audit.resplit`.
         train_images_per_class: train on so many images of each class, chosen by the seed; None for all.
         probe_first: False leaves the linear probe out: fine-tuning starts from a random head.
@@ -120,7 +120,7 @@ class RunConfig:
     patience: int = 12
     weight_decay: float = 1e-2
     soup: int = 1
-    balance: float = 0.0
+    logit_adjustment: float = 0.0
     resplit: bool = False
     train_images_per_class: int | None = None
     probe_first: bool = True

@@ -28,9 +28,9 @@ from fruitveg_tl.training.data_parallel import data_parallel, predict_on_batch
 from fruitveg_tl.training.features import Activations, activations_key, compute_activations
 from fruitveg_tl.training.fit import (
     Batches,
-    balanced_crossentropy,
     fit_resumable,
     interpolate,
+    logit_adjusted_crossentropy,
     predict,
 )
 from fruitveg_tl.utils import runtime
@@ -215,8 +215,10 @@ def _check(config: RunConfig) -> None:
         raise InputError("views must be 0 or more, and every phase needs at least one epoch")
     if not 0 < config.crop <= 1:
         raise InputError(f"crop {config.crop}: a fraction of the image, above 0 and at most 1")
-    if config.soup < 1 or not 0 <= config.balance <= 1:
-        raise InputError("a soup needs at least one training, and balance is between 0 and 1")
+    if config.soup < 1 or not 0 <= config.logit_adjustment <= 1:
+        raise InputError(
+            "a soup needs at least one training, and logit_adjustment is between 0 and 1"
+        )
     if config.soup > 1 and config.strategy == "scratch":
         raise InputError("a soup averages fine-tunings from one probe; from scratch there is none")
     if config.train_images_per_class is not None and config.train_images_per_class < 1:
@@ -310,7 +312,7 @@ def _fit(
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
-        balanced_crossentropy(targets.sum(0), config.balance),
+        logit_adjusted_crossentropy(targets.sum(0), config.logit_adjustment),
         metrics=["accuracy"],
     )
 

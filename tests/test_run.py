@@ -112,7 +112,7 @@ def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypa
 def test_a_soup_stopped_in_its_second_training_ends_like_an_undisturbed_one(
     home, quick, monkeypatch
 ):
-    soup = replace(quick, soup=2, balance=0.5, finetune_epochs=3, patience=1)
+    soup = replace(quick, soup=2, logit_adjustment=0.5, finetune_epochs=3, patience=1)
     fit = steps.fit_resumable
     whole = contents(train_and_evaluate(soup))
 
@@ -197,7 +197,7 @@ def test_the_way_weights_were_asked_for_does_not_make_another_run(
         ({"finetune_epochs": 0}, "at least one epoch"),
         ({"soup": 0}, "at least one training"),
         ({"soup": 2, "strategy": "scratch"}, "from scratch there is none"),
-        ({"balance": 2.0}, "between 0 and 1"),
+        ({"logit_adjustment": 2.0}, "between 0 and 1"),
         ({"crop": 0.0}, "above 0"),
         ({"backbone": "alexnet"}, "unknown backbone"),
     ],

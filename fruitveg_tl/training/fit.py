@@ -73,20 +73,20 @@ class Batches(Sequence):
         return lam * x + (1 - lam) * x[::-1], lam * targets + (1 - lam) * targets[::-1]
 
 
-def balanced_crossentropy(frequencies: np.ndarray, balance: float) -> Callable:
+def logit_adjusted_crossentropy(frequencies: np.ndarray, tau: float) -> Callable:
     """Return a loss that spares the network from learning which classes are frequent.
 
     The cross-entropy of the probabilities times the class priors, their fractions of the training images, to the
-    power `balance`: logit adjustment (Menon et al. 2021), whose tau is `balance`. Answers without
+    power `tau`: logit adjustment (Menon et al. 2021), its tau. Answers without
     that factor, as a trained network gives them, favour rare classes more.
 
     Args:
         frequencies: training images of each class.
-        balance: 0 is the plain cross-entropy, 1 removes the frequencies wholly.
+        tau: 0 is the plain cross-entropy, 1 removes the frequencies wholly.
     """
-    if not balance:
+    if not tau:
         return keras.losses.categorical_crossentropy
-    class_priors = ((frequencies / frequencies.sum()) ** balance).astype(np.float32)
+    class_priors = ((frequencies / frequencies.sum()) ** tau).astype(np.float32)
 
     def loss(targets, probabilities):
         # Keras divides by the sum over the classes.

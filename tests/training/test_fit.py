@@ -6,10 +6,10 @@ import pytest
 
 from fruitveg_tl.training.fit import (
     Batches,
-    balanced_crossentropy,
     best_epoch,
     fit_resumable,
     interpolate,
+    logit_adjusted_crossentropy,
     run_epoch,
 )
 
@@ -113,7 +113,7 @@ def test_a_balanced_loss_is_lowest_where_the_probabilities_leave_the_frequencies
     targets = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 3 + [2]]
     frequencies = targets.sum(0)
     for balance in (0.0, 0.5, 1.0):
-        loss = balanced_crossentropy(frequencies, balance)
+        loss = logit_adjusted_crossentropy(frequencies, balance)
         best = frequencies ** (1 - balance) / (frequencies ** (1 - balance)).sum()
         probabilities = [best, best + [0.05, -0.05, 0], best + [0, 0.05, -0.05], np.full(3, 1 / 3)]
         losses = [
