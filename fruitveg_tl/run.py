@@ -50,7 +50,7 @@ class _State:
     config: RunConfig
     dataset: Dataset
     network: backbones.Network
-    trained_tail: keras.Model  # the network's tail, or a copy in the precision to train in
+    trainable_tail: keras.Model  # the network's tail, or a copy in the precision to train in
     activations: Activations
     state: Path
     seconds: dict[str, float] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class _State:
         return Batches([plain], [rows], self.one_hot(rows), EVALUATION_BATCH)
 
     @cached_property
-    def learnt(self) -> np.ndarray:
+    def train_rows(self) -> np.ndarray:
         """Positions, among the training images, of those to train on."""
         targets = self.dataset.targets[self.dataset.rows("train")]
         order = np.random.default_rng(self.config.seed).permutation(len(targets))
@@ -181,7 +181,7 @@ def _execute(
             "name": dataset.name,
             "sha256": dataset.digest,
             "classes": list(dataset.classes),
-            "images": dataset.split_sizes() | {"train": len(state.learnt)},
+            "images": dataset.split_sizes() | {"train": len(state.train_rows)},
         },
         "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
         "trained_parameters": state.trained,
@@ -274,14 +274,14 @@ def _linear_probe(state: _State) -> None:
 
 
 def _train_tail(state: _State, stage: str, rate: float) -> None:
-    tail, learner, found = state.network.tail, state.trained_tail, state.activations
+    tail, trainable, found = state.network.tail, state.trainable_tail, state.activations
     start = tail.get_weights()
     views, config = [found.plain, *found.views], state.config
     ends = []
     for member in range(config.soup if stage == FINETUNED else 1):
-        learner.set_weights(start)
-        _fit(state, stage, learner, views, rate, config.finetune_epochs, config.mixup, member)
-        ends.append(learner.get_weights())
+        trainable.set_weights(start)
+        _fit(state, stage, trainable, views, rate, config.finetune_epochs, config.mixup, member)
+        ends.append(trainable.get_weights())
     tail.set_weights([np.mean(arrays, axis=0) for arrays in zip(*ends, strict=True)])
     if stage == FINETUNED and config.soup == 1:
         tail.compile(loss="categorical_crossentropy")
@@ -302,9 +302,9 @@ def _fit(
     member: int = 0,
 ) -> None:
     config, dataset = state.config, state.dataset
-    train = dataset.rows("train")[state.learnt]
+    train = dataset.rows("train")[state.train_rows]
     # The plain view holds every image, an augmented one the training images alone.
-    rows = [train] + [state.learnt] * (len(views) - 1)
+    rows = [train] + [state.train_rows] * (len(views) - 1)
     targets = state.one_hot(train)
     steps = epochs * -(-len(train) // config.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(

@@ -259,18 +259,20 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
 def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
     dataset = load(quick.dataset)
 
-    def learnt(**changes):
-        return steps._State(replace(quick, **changes), dataset, None, None, None, None).learnt
+    def train_rows(**changes):
+        return steps._State(replace(quick, **changes), dataset, None, None, None, None).train_rows
 
-    some = learnt(train_images_per_class=3)
+    some = train_rows(train_images_per_class=3)
     targets = dataset.targets[dataset.rows("train")]
     assert np.bincount(targets[some]).tolist() == [3, 3, 3]
     assert (
         some.tolist()
-        == learnt(train_images_per_class=3).tolist()
-        != learnt(train_images_per_class=3, seed=1).tolist()
+        == train_rows(train_images_per_class=3).tolist()
+        != train_rows(train_images_per_class=3, seed=1).tolist()
     )
-    assert learnt().tolist() == learnt(train_images_per_class=99).tolist() == list(range(24))
+    assert (
+        train_rows().tolist() == train_rows(train_images_per_class=99).tolist() == list(range(24))
+    )
     with pytest.raises(InputError, match="at least one image"):
         train_and_evaluate(replace(quick, train_images_per_class=0))
 

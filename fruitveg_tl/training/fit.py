@@ -137,7 +137,7 @@ def fit_resumable(
             patience is None or len(history) - 1 - best_epoch(history) < patience
         ):
             start = time.perf_counter()
-            record = run_epoch(model, train(len(history)), learn=True)
+            record = run_epoch(model, train(len(history)), training=True)
             found = run_epoch(model, validation)
             record |= {f"val_{name}": value for name, value in found.items()}
             if not math.isfinite(record["loss"] + found["loss"]):
@@ -191,13 +191,13 @@ def interpolate(
     return {"alpha": best, "val_loss": losses[best]}
 
 
-def run_epoch(model: keras.Model, batches: Batches, learn: bool = False) -> dict[str, float]:
-    """Show a compiled model all batches, to learn from them or only to be tested.
+def run_epoch(model: keras.Model, batches: Batches, training: bool = False) -> dict[str, float]:
+    """Show a compiled model all batches, to train on them or only to be tested.
 
     Returns:
         loss and compiled metrics, averaged over all images.
     """
-    step = model.train_on_batch if learn else model.test_on_batch
+    step = model.train_on_batch if training else model.test_on_batch
     totals: dict[str, float] = {}
     for number, batch in enumerate(batches):
         # The first is whole: Keras cannot make a model's metrics from a batch that is split.
