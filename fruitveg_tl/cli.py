@@ -1,12 +1,18 @@
-"""The command line: data, run, table, report, predict."""
+"""The command line: data, run, table, report, predict, clean."""
 
 import argparse
-import os
 import sys
+from collections.abc import Iterable
+from dataclasses import Field
 from pathlib import Path
+from typing import Any
 
-from fruitveg_tl.config import PATHS, PROFILES, RECIPE_OPTIONS, RunConfig
+from fruitveg_tl import __version__, config
+from fruitveg_tl.config import PATHS, PROFILES, RunConfig
+from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.utils.errors import InputError, printable
+
+# The heavy imports stand inside the commands, so that --help comes at once.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        config.refuse_unknown_variables()
         options.command(options)
     except InputError as error:
         for line in str(error).splitlines():
@@ -38,93 +45,126 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+# --- options ------------------------------------------------------------------------------------
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fruitveg_tl",
         description="Transfer learning on images of fruit and vegetables.",
     )
+    parser.add_argument("--version", action="version", version=f"fruitveg-tl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_data(commands.add_parser("data", help="fetch or generate a data set and describe it"))
+    _add_run(
+        commands.add_parser(
+            "run",
+            help="train and evaluate networks; finished runs are kept",
+            description="Train and evaluate networks. A killed run goes on where it was when the "
+            "same command is given again; a finished one is not repeated.",
+        )
+    )
+    _add_table(commands.add_parser("table", help="print the table of evaluated models"))
+    _add_report(
+        commands.add_parser(
+            "report",
+            help="execute the notebooks and bind them into a PDF and an HTML file",
+            description="Execute the notebooks in order, on the images that FRUITVEG_DATASET or "
+            "else the notebooks name, and bind them into report/report.pdf and .html. Finished "
+            "runs are used, missing ones computed.",
+        )
+    )
+    _add_predict(commands.add_parser("predict", help="classify images with a saved network"))
+    clean = commands.add_parser(
+        "clean", help="free the disk that decoded images and activations take; results stay"
+    )
+    clean.set_defaults(command=_clean)
+    return parser
 
-    data = commands.add_parser("data", help="fetch or generate a dataset and describe it")
-    _dataset_options(data)
-    data.set_defaults(command=_data)
 
-    run = commands.add_parser(
-        "run",
-        help="train and evaluate networks; finished runs are kept",
-        description="Train and evaluate networks. A killed run goes on where it was when the same "
-        "command is given again; a finished one is not repeated.",
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset",
+        default=config.variable("DATASET") or "synthetic",
+        help="synthetic, grocery, grocery-all, fruits-veges, or a folder of class folders "
+        "(default: FRUITVEG_DATASET, else synthetic)",
     )
-    _dataset_options(run)
-    run.add_argument(
-        "--backbones", nargs="+", default=["vgg16", "resnet50", "mobilenetv2"], metavar="NAME"
+    parser.add_argument("--data", help="a copy of the data set on disk (default: FRUITVEG_DATA)")
+    _add_settings(parser, (f for f in config.settings() if f.name == "label_level"))
+    parser.set_defaults(command=_data)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--backbones",
+        nargs="+",
+        default=list(BACKBONES),
+        metavar="NAME",
+        help=f"any of {', '.join(BACKBONES)} (default: all)",
     )
-    run.add_argument("--strategy", default="transfer", help="transfer (default) or scratch")
-    run.add_argument(
-        "--weights",
-        help="auto (default: FRUITVEG_WEIGHTS, Keras' cache, Keras' download, the bundled ones), "
-        "bundled, random, or a file",
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="one run each (default: 0)"
     )
-    run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
-    for name, kind, what in (
-        ("size", int, "side of the images in pixels"),
-        ("crop", float, "fraction of each side kept around the centre, e.g. 0.875"),
-        ("views", int, "cached augmented views of each training image"),
-        ("probe-epochs", int, "the most epochs of the linear probe"),
-        ("finetune-epochs", int, "the most epochs of fine-tuning, or of training from scratch"),
-        ("soup", int, "fine-tune so many times and average the weights"),
-        ("logit_adjustment", float, "0 to 1: how far the loss makes up for rare classes"),
-    ):
-        run.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=what)
-    run.add_argument("--force", action="store_true", help="repeat finished runs")
-    several = run.add_mutually_exclusive_group()
+    parser.add_argument("--force", action="store_true", help="repeat finished runs")
+    several = parser.add_mutually_exclusive_group()
     several.add_argument(
         "--workers", type=int, metavar="N", help="so many runs at a time, through Ray"
     )
     several.add_argument(
         "--devices", type=int, default=1, metavar="N", help="spread every batch over N devices"
     )
-    run.set_defaults(command=_run)
+    own = ("dataset", "backbone", "seed", "label_level")  # their options stand above
+    usual = (f for f in config.settings(config.PLAIN, config.OPTION) if f.name not in own)
+    _add_settings(parser.add_argument_group("settings"), usual)
+    ablations = parser.add_argument_group("ablations, which every table names")
+    _add_settings(ablations, config.settings(config.ABLATION))
+    parser.set_defaults(command=_run)
 
-    table = commands.add_parser("table", help="print the table of evaluated models")
-    table.add_argument("--markdown", action="store_true", help="as GitHub Markdown")
-    table.add_argument("--readme", action="store_true", help="fill the marked parts of README.md")
-    table.set_defaults(command=_table)
 
-    report = commands.add_parser(
-        "report",
-        help="execute the notebooks and bind them into a PDF and an HTML file",
-        description="Execute the notebooks in order, for the images that FRUITVEG_DATASET "
-        "names or else the notebooks themselves, and bind them into report/report.pdf and .html. "
-        "Finished runs are used, missing ones computed.",
-    )
-    report.add_argument(
+def _add_settings(parser: Any, fields: Iterable[Field]) -> None:
+    """Make an option of each field; its default stays None, so that a profile may set it."""
+    for field in fields:
+        kind, default = field.metadata["kind"], field.default
+        option = {"help": field.metadata["help"], "default": None}
+        if default is not None:
+            option["help"] += f" (default: {default}{_profiles(field.name)})"
+        if kind is bool:
+            option["action"] = argparse.BooleanOptionalAction
+        else:
+            option |= {"type": kind, "metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
+        if choices := field.metadata.get("choices"):
+            option |= {"choices": choices, "metavar": None}
+        parser.add_argument("--" + field.name.replace("_", "-"), **option)
+
+
+def _profiles(name: str) -> str:
+    values = (f"; {key}: {profile[name]}" for key, profile in PROFILES.items() if name in profile)
+    return "".join(values)
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--markdown", action="store_true", help="as GitHub Markdown")
+    parser.add_argument("--readme", action="store_true", help="fill the marked parts of README.md")
+    parser.set_defaults(command=_table)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--in-place", action="store_true", help="store the executed notebooks in notebooks/"
     )
-    report.set_defaults(command=_report)
+    parser.set_defaults(command=_report)
 
-    predict = commands.add_parser("predict", help="classify images with a saved network")
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    predict.add_argument(
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
         "--run", type=Path, help="folder below data/results (default: the newest network)"
     )
-    predict.set_defaults(command=_predict)
-    return parser
+    parser.set_defaults(command=_predict)
 
 
-def _dataset_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset",
-        default=os.environ.get("FRUITVEG_DATASET", "synthetic"),
-        help="synthetic (default, generated), grocery, fruits-veges, or a folder of class folders",
-    )
-    parser.add_argument(
-        "--label-level", default="coarse", help="coarse (default) or fine, for grocery only"
-    )
-    parser.add_argument("--data", help="a copy of the dataset on disk (default: FRUITVEG_DATA)")
-
-
-# The heavy imports stand inside the commands, so that --help answers at once.
+# --- commands -----------------------------------------------------------------------------------
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -139,52 +179,51 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from fruitveg_tl import grid, results
-    from fruitveg_tl.models import backbones
-    from fruitveg_tl.run import train_and_evaluate
-
-    given = ("weights", "size", "views", "probe_epochs", "finetune_epochs", *RECIPE_OPTIONS)
-    settings = PROFILES.get(options.dataset, {}) | {
-        name: value for name in given if (value := getattr(options, name)) is not None
-    }
-    names = [backbones.backbone_by_name(name) for name in options.backbones]
     configs = [
-        RunConfig(
-            options.dataset,
-            backbone.key,
-            options.label_level,
-            options.strategy,
-            seed=seed,
-            **settings,
-        )
-        for backbone in names
+        RunConfig(options.dataset, backbone.lower(), seed=seed, **_given(options))
+        for backbone in options.backbones
         for seed in options.seeds
     ]
-    if options.workers:
+    from fruitveg_tl import grid, results, run
+    from fruitveg_tl.reporting import tables
+
+    if options.workers is not None:
         folders = grid.run_grid(configs, options.workers, options.data, options.force)
     else:
         folders = []
-        for config in configs:
-            run = train_and_evaluate(config, options.data, options.force, devices=options.devices)
-            folders.append(run)
-            print(run)
+        for settings in configs:
+            folders.append(
+                run.train_and_evaluate(
+                    settings, options.data, options.force, devices=options.devices
+                )
+            )
+            print(folders[-1])
     runs = results.read()
     chosen = runs[runs["run"].isin([folder.name for folder in folders])]
-    print(results.table(chosen).to_string(index=False))
+    print(tables.evaluated_models(chosen).to_string(index=False))
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that were asked for, over those of the data set's profile."""
+    names = [f.name for f in config.settings() if f.name not in ("dataset", "backbone", "seed")]
+    asked = {name: getattr(options, name) for name in names}
+    profile = PROFILES.get(options.dataset, {})
+    return profile | {name: value for name, value in asked.items() if value is not None}
 
 
 def _table(options: argparse.Namespace) -> None:
     from fruitveg_tl import results
+    from fruitveg_tl.reporting import tables
 
     runs = results.read()
     if not len(runs):
         raise InputError("no finished run yet; start one with «python -m fruitveg_tl run»")
     if options.readme:
         readme = PATHS.root / "README.md"
-        readme.write_text(results.fill(readme.read_text(), runs))
+        readme.write_text(tables.fill(readme.read_text(), runs))
         return
-    table = results.table(runs)
-    print(results.markdown(table) if options.markdown else table.to_string(index=False))
+    table = tables.evaluated_models(runs)
+    print(tables.markdown(table) if options.markdown else table.to_string(index=False))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -198,6 +237,13 @@ def _predict(options: argparse.Namespace) -> None:
     from fruitveg_tl.predict import newest_run, predict
 
     run = options.run or newest_run()
-    for path, found in zip(options.images, predict(options.images, run), strict=True):
-        best = ", ".join(f"{name} {value:.1%}" for name, value in found.head(5).items())
+    for path, probabilities in zip(options.images, predict(options.images, run), strict=True):
+        best = ", ".join(f"{name} {value:.1%}" for name, value in probabilities.head(5).items())
         print(f"{path}: {best}")
+
+
+def _clean(options: argparse.Namespace) -> None:
+    from fruitveg_tl.utils.storage import remove
+
+    freed = sum(remove(PATHS.cache / name) for name in ("pixels", "activations"))
+    print(f"{freed / 1e6:,.1f} MB freed below {PATHS.cache}")

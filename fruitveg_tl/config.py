@@ -1,8 +1,275 @@
-"""What a run is, and where its files are."""
+"""Settings: what a run is, where files are, and what the environment may change.
+
+Every setting is declared once, as a field of `RunConfig`. The command line, the variables of the
+notebooks and the tables read it from there.
+"""
 
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from fruitveg_tl.utils.errors import InputError
+
+SPLITS = ("train", "val", "test")
+STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
+
+# A plain setting is part of every run's record. An option of the recipe and an ablation are part of
+# it where they are in use, so that runs finished before one of them was thought of stay valid.
+PLAIN, OPTION, ABLATION = "plain", "option", "ablation"
+
+
+def _setting(default: Any, kind: type, text: str, role: str = PLAIN, **limits: Any) -> Any:
+    """Declare a field: its type, what it means, its role, and `least`, `most` or `choices`."""
+    return field(default=default, metadata={"kind": kind, "help": text, "role": role} | limits)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run's result depends on, apart from the images and the weights themselves.
+
+    What each field means is its `help`; `python -m fruitveg_tl run --help` prints them all. None
+    stands for a default that is known later: the backbone's own rate, the data set's own labels.
+
+    Raises:
+        InputError: naming the setting that makes no sense, and what does.
+    """
+
+    dataset: str = _setting(MISSING, str, "name of a data set, or a folder of class folders")
+    backbone: str = _setting(MISSING, str, "name of a network of keras.applications")
+    label_level: str | None = _setting(
+        None, str, "level of grocery's labels (default: coarse)", choices=("coarse", "fine")
+    )
+    strategy: str = _setting(
+        "transfer",
+        str,
+        "transfer: linear probe, then fine-tuning (Kumar et al. 2022); scratch: random "
+        "initialisation, all layers trained",
+        choices=("transfer", "scratch"),
+    )
+    weights: str = _setting(
+        "auto",
+        str,
+        "auto (FRUITVEG_WEIGHTS, Keras' cache, Keras' download, the bundled ones), bundled, "
+        "random, or a file",
+    )
+    size: int = _setting(224, int, "side of the images in pixels", least=32)
+    crop: float = _setting(
+        1.0, float, "fraction of each side kept around the centre; 0.875 is usual for ImageNet",
+        OPTION, least=0.05, most=1,
+    )  # fmt: skip
+    views: int = _setting(8, int, "cached augmented views of each training image", least=0)
+    seed: int = _setting(
+        0, int, "decides the head's initialisation and the order of images and views", least=0
+    )
+    batch_size: int = _setting(32, int, "images per step, in every phase", least=1)
+    probe_epochs: int = _setting(60, int, "the most epochs of the linear probe", least=1)
+    finetune_epochs: int = _setting(
+        30, int, "the most epochs of fine-tuning, or of training from scratch", least=1
+    )
+    probe_rate: float = _setting(
+        1e-3, float, "highest learning rate of the linear probe", least=1e-9
+    )
+    finetune_rate: float | None = _setting(
+        None, float, "highest learning rate of fine-tuning (default: the backbone's)", least=1e-9
+    )
+    scratch_rate: float = _setting(
+        1e-3, float, "highest learning rate of training from scratch", least=1e-9
+    )
+    mixup: float = _setting(
+        0.4, float, "alpha of mixup after the probe (Zhang et al. 2018); 0 for none", least=0
+    )
+    patience: int = _setting(
+        12, int, "epochs without a lower validation loss before a phase stops", least=1
+    )
+    weight_decay: float = _setting(1e-2, float, "of AdamW (Loshchilov & Hutter 2019)", least=0)
+    soup: int = _setting(
+        1, int, "fine-tune so many times from one probe, each time to the last epoch, and average "
+        "the weights (model soup: Wortsman et al. 2022)", OPTION, least=1,
+    )  # fmt: skip
+    logit_adjustment: float = _setting(
+        0.0, float, "tau of logit adjustment in the loss of both phases (Menon et al. 2021): 0 for "
+        "none, 1 makes up for rare classes wholly", OPTION, least=0, most=1,
+    )  # fmt: skip
+    resplit: bool = _setting(False, bool, "split the images anew, duplicates together", ABLATION)
+    train_images_per_class: int | None = _setting(
+        None, int, "train on so many images of each class (default: all)", ABLATION, least=1
+    )
+    probe_first: bool = _setting(True, bool, "train a linear probe before fine-tuning", ABLATION)
+    update_batch_norm: bool = _setting(
+        False, bool, "train BatchNorm behind the boundary, statistics included: a common mistake "
+        "with few images", ABLATION,
+    )  # fmt: skip
+    divide_by_255: bool = _setting(
+        False,
+        bool,
+        "divide by 255 for the backbone's own preprocessing: a common mistake",
+        ABLATION,
+    )
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            if problem := _problem(setting, getattr(self, setting.name)):
+                raise InputError(f"{setting.name}: {problem}")
+        if self.soup > 1 and self.strategy == "scratch":
+            raise InputError("soup: it averages fine-tunings from one probe; scratch has no probe")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values for JSON, of options and ablations those in use."""
+        return {
+            setting.name: getattr(self, setting.name)
+            for setting in fields(self)
+            if setting.metadata["role"] == PLAIN or getattr(self, setting.name) != setting.default
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this run from another of the same images and weights.
+
+        The folder's spelling, the level of its labels and the way in which weights were asked for
+        are no part of it: hashes of the images, their labels and the weights stand for them.
+        """
+        replaced = ("dataset", "label_level", "weights")
+        return {name: value for name, value in self.to_dict().items() if name not in replaced}
+
+
+def settings(*roles: str) -> tuple[Field, ...]:
+    """Return the fields of `RunConfig` with one of these roles; without any, all of them."""
+    return tuple(f for f in fields(RunConfig) if not roles or f.metadata["role"] in roles)
+
+
+def in_words(config: Mapping[str, Any], role: str) -> str:
+    """Name the options or ablations that a stored configuration uses, e.g. "crop 0.875".
+
+    Args:
+        config: from `RunConfig.to_dict`.
+        role: `OPTION` or `ABLATION`.
+    """
+    used = (f.name for f in settings(role) if f.name in config)
+    return ", ".join(f"{name} {config[name]}" for name in used)
+
+
+def _problem(setting: Field, value: Any) -> str | None:
+    """Say what is wrong with a value; None if nothing is."""
+    kind, limits = setting.metadata["kind"], setting.metadata
+    if value is None and setting.default is None:
+        return None
+    if not isinstance(value, (int, float) if kind is float else kind):
+        return f"{value!r} is no {kind.__name__}"
+    if value not in limits.get("choices", (value,)):
+        return f"{value!r} is unknown; choose {' or '.join(limits['choices'])}"
+    if "least" in limits and not value >= limits["least"]:
+        return f"{value} is too small; at least {limits['least']}"
+    if "most" in limits and value > limits["most"]:
+        return f"{value} is too large; at most {limits['most']}"
+    return None
+
+
+# The synthetic set is for seeing everything work, anywhere: small images, few epochs.
+PROFILES = {"synthetic": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3}}
+
+
+# --- the environment ----------------------------------------------------------------------------
+
+# Settings that a variable may change in the notebooks. FRUITVEG_WEIGHTS is a folder, and what a
+# notebook is about (backbone, strategy, ablations) is its own.
+OVERRIDES = tuple(
+    f.name
+    for f in settings(PLAIN, OPTION)
+    if f.name not in ("dataset", "backbone", "strategy", "weights", "seed")
+)
+VARIABLES = {
+    "FRUITVEG_HOME": "folder that data/, figures/ and report/ lie in (default: the checkout)",
+    "FRUITVEG_DATA": "a copy of the data set on disk, in the upstream layout",
+    "FRUITVEG_WEIGHTS": "folder of weights files under Keras' names",
+    "FRUITVEG_DATASET": "name or folder of the images, for every command and notebook",
+    "FRUITVEG_OTHER": "a second set of images, for the test across data sets",
+    "FRUITVEG_SEEDS": "seeds, e.g. 0 1 2: one run for each",
+    **{f"FRUITVEG_{name.upper()}": f"notebooks: {name}" for name in OVERRIDES},
+    "FRUITVEG_PROGRESS": "set by `report` for its kernels: descriptor to write progress to",
+}
+
+
+def variable(name: str) -> str | None:
+    """Return a variable of `VARIABLES` by its name without prefix; None if unset or empty."""
+    assert f"FRUITVEG_{name}" in VARIABLES, name
+    return os.environ.get(f"FRUITVEG_{name}") or None
+
+
+@contextmanager
+def temporary_variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable of `VARIABLES` for the processes that the block starts."""
+    os.environ[f"FRUITVEG_{name}"] = value
+    try:
+        yield
+    finally:
+        del os.environ[f"FRUITVEG_{name}"]
+
+
+def keras_home() -> Path:
+    """Return the folder that Keras keeps its downloads in.
+
+    Keras itself reads KERAS_HOME at import only, and leaves for /tmp if the folder is missing.
+    """
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that a worker on another machine must see as well."""
+    return {k: v for k, v in os.environ.items() if k.startswith(("FRUITVEG_", "KERAS_"))}
+
+
+def refuse_unknown_variables() -> None:
+    """Refuse variables that nothing reads.
+
+    Raises:
+        InputError: naming each of them.
+    """
+    unknown = [k for k in os.environ if k.startswith("FRUITVEG_") and k not in VARIABLES]
+    if unknown:
+        guesses = {k: " or ".join(get_close_matches(k, VARIABLES, 2)) for k in unknown}
+        lines = (
+            f"{k}: unknown variable; did you mean {v or 'another'}?" for k, v in guesses.items()
+        )
+        raise InputError("\n".join(f"{line} notebooks/README.md lists all" for line in lines))
+
+
+def overrides() -> dict[str, Any]:
+    """Return the settings that variables ask for, e.g. FRUITVEG_SIZE=64 as {"size": 64}.
+
+    Raises:
+        InputError: naming the variable whose value is of another type.
+    """
+    kinds = {f.name: f.metadata["kind"] for f in settings()}
+    return {
+        name: _parsed(f"FRUITVEG_{name.upper()}", kinds[name], value)
+        for name in OVERRIDES
+        if (value := variable(name.upper())) is not None
+    }
+
+
+def seeds(default: Sequence[int]) -> tuple[int, ...]:
+    """Return the seeds of FRUITVEG_SEEDS (separated by spaces or commas), or the default.
+
+    Raises:
+        InputError: if one of them is no whole number.
+    """
+    value = variable("SEEDS")
+    if value is None:
+        return tuple(default)
+    return tuple(_parsed("FRUITVEG_SEEDS", int, part) for part in value.replace(",", " ").split())
+
+
+def _parsed(name: str, kind: type, value: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise InputError(f"{name}={value}: not a{'n' * (kind is int)} {kind.__name__}") from None
+
+
+# --- paths --------------------------------------------------------------------------------------
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -19,124 +286,12 @@ class Paths:
     root: Path
     weights: Path = CHECKOUT / "data" / "weights"
 
-    @property
-    def data(self) -> Path:
-        """Images, caches and results."""
-        return self.root / "data"
-
-    @property
-    def cache(self) -> Path:
-        """What can be computed again: decoded images, activations, states of unfinished runs."""
-        return self.data / "cache"
-
-    @property
-    def results(self) -> Path:
-        """One folder per finished run."""
-        return self.data / "results"
-
-    @property
-    def figures(self) -> Path:
-        """Figures as PNG."""
-        return self.root / "figures"
-
-    @property
-    def notebooks(self) -> Path:
-        """The numbered notebooks."""
-        return self.root / "notebooks"
-
-    @property
-    def report(self) -> Path:
-        """The executed notebooks and the PDF and HTML bound from them."""
-        return self.root / "report"
+    data = property(lambda self: self.root / "data", doc="Images, caches and results.")
+    cache = property(lambda self: self.data / "cache", doc="What can be computed again.")
+    results = property(lambda self: self.data / "results", doc="One folder per finished run.")
+    figures = property(lambda self: self.root / "figures", doc="Figures as PNG.")
+    notebooks = property(lambda self: self.root / "notebooks", doc="The numbered notebooks.")
+    report = property(lambda self: self.root / "report", doc="The report and what it is made of.")
 
 
-PATHS = Paths(Path(os.environ.get("FRUITVEG_HOME", CHECKOUT)))
-
-SPLITS = ("train", "val", "test")
-STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
-
-ABLATIONS = (
-    "resplit",
-    "train_images_per_class",
-    "probe_first",
-    "update_batch_norm",
-    "divide_by_255",
-)
-RECIPE_OPTIONS = ("crop", "soup", "logit_adjustment")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything a run's result depends on, apart from the images and the weights.
-
-    Attributes:
-        dataset: a name from `datasets.DATASETS` or a folder.
-        label_level: "coarse" or "fine"; only `grocery` has both.
-        backbone: key of `backbones.BACKBONES`.
-        strategy: "transfer" (linear probe, then fine-tuning) or "scratch" (random
-            initialisation, all layers trained: the baseline).
-        weights: "auto", "bundled", "random" or a file, see `weights.resolve`.
-        size: side of the images in pixels.
-        crop: fraction of each side that is kept around the centre; 0.875 is what ImageNet networks are
-            usually tested with.
-        views: number of cached augmented views of each training image.
-        seed: decides the head's initialisation, the order of the images and the views drawn.
-        batch_size: images per step, in every phase.
-        probe_epochs, finetune_epochs: the most epochs of either phase.
-        probe_rate, finetune_rate, scratch_rate: the highest learning rate of each phase; a
-            `finetune_rate` of None stands for the backbone's own.
-        mixup: alpha of mixup in fine-tuning and from scratch, see `training.Batches`.
-        patience: epochs without a lower validation loss before a phase stops.
-        weight_decay: of AdamW (Loshchilov & Hutter 2019).
-        soup: fine-tune so many times from the one linear probe, each time in another order and to
-            the last epoch, and average the weights (uniform model soup, Wortsman et al. 2022); 1
-            moves them back to the probe instead, see `training.interpolate`.
-        logit_adjustment: of the classes in the loss of both phases, by which the best epoch is chosen too;
-            0 for none, see `training.logit_adjusted_crossentropy`.
-        resplit: split the images anew, duplicates together, see `audit.resplit`.
-        train_images_per_class: train on so many images of each class, chosen by the seed; None for all.
-        probe_first: False leaves the linear probe out: fine-tuning starts from a random head.
-        update_batch_norm: True trains BatchNorm behind the boundary like any layer, and lets its
-            statistics follow the batches: a common mistake with few images.
-        divide_by_255: True replaces the backbone's own preprocessing: another one.
-    """
-
-    dataset: str
-    backbone: str
-    label_level: str = "coarse"
-    strategy: str = "transfer"
-    weights: str = "auto"
-    size: int = 224
-    crop: float = 1.0
-    views: int = 8
-    seed: int = 0
-    batch_size: int = 32
-    probe_epochs: int = 60
-    finetune_epochs: int = 30
-    probe_rate: float = 1e-3
-    finetune_rate: float | None = None
-    scratch_rate: float = 1e-3
-    mixup: float = 0.4
-    patience: int = 12
-    weight_decay: float = 1e-2
-    soup: int = 1
-    logit_adjustment: float = 0.0
-    resplit: bool = False
-    train_images_per_class: int | None = None
-    probe_first: bool = True
-    update_batch_norm: bool = False
-    divide_by_255: bool = False
-
-    def to_dict(self) -> dict:
-        """Return the settings as plain values for JSON, of ablations and extras those in use."""
-        # Runs finished before one of them was thought of keep their identity.
-        usual = {field.name: field.default for field in fields(self)}
-        return {
-            k: v
-            for k, v in asdict(self).items()
-            if k not in ABLATIONS + RECIPE_OPTIONS or v != usual[k]
-        }
-
-
-# The synthetic set is for seeing everything work, anywhere: small images, few epochs.
-PROFILES = {"synthetic": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3}}
+PATHS = Paths(Path(variable("HOME") or CHECKOUT))

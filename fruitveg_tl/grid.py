@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fruitveg_tl.config import RunConfig
+from fruitveg_tl.config import RunConfig, environment
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
 
@@ -47,7 +47,7 @@ def run_grid(
     # Otherwise every worker would take all cores.
     threads = {"TF_NUM_INTRAOP_THREADS": str(resources["num_cpus"]), "TF_NUM_INTEROP_THREADS": "1"}
     here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers * resources["num_cpus"]}
-    ray.init(**here, runtime_env={"env_vars": _own_settings() | threads})
+    ray.init(**here, runtime_env={"env_vars": environment() | threads})
     try:
         if cards := ray.cluster_resources().get("GPU"):
             resources["num_gpus"] = min(1, cards / workers)
@@ -88,11 +88,6 @@ def _one(config: RunConfig, data: str | None, force: bool) -> Path:
     from fruitveg_tl.run import train_and_evaluate
 
     return train_and_evaluate(config, data, force)
-
-
-def _own_settings() -> dict[str, str]:
-    """Return the variables that a worker on another machine must see as well."""
-    return {k: v for k, v in os.environ.items() if k.startswith(("FRUITVEG_", "KERAS_"))}
 
 
 def _name(config: RunConfig) -> str:

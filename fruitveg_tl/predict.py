@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl import config, results
-from fruitveg_tl.config import ABLATIONS
 from fruitveg_tl.data.images import decode
 from fruitveg_tl.utils.errors import InputError
 
@@ -25,7 +24,9 @@ def newest_run() -> Path:
     models = (
         file
         for file in config.PATHS.results.glob("*/model.keras")
-        if json.loads((file.parent / "config.json").read_text()).keys().isdisjoint(ABLATIONS)
+        if not config.in_words(
+            json.loads((file.parent / "config.json").read_text()), config.ABLATION
+        )
     )
     newest = max(models, key=lambda file: file.stat().st_mtime, default=None)
     if newest is None:
@@ -48,7 +49,7 @@ def predict(paths: Sequence[Path], run: Path) -> list[pd.Series]:
     Raises:
         InputError: if an image cannot be decoded; see also `results.Run.load_model`.
     """
-    found = results.load(run)
-    pixels = np.stack([decode(path, found.config.size, found.config.crop) for path in paths])
-    probabilities = found.load_model().predict_on_batch(pixels.astype(np.float32))
-    return [pd.Series(p, index=found.classes).sort_values(ascending=False) for p in probabilities]
+    trained = results.load(run)
+    pixels = np.stack([decode(path, trained.config.size, trained.config.crop) for path in paths])
+    probabilities = trained.load_model().predict_on_batch(pixels.astype(np.float32))
+    return [pd.Series(p, index=trained.classes).sort_values(ascending=False) for p in probabilities]

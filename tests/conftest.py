@@ -99,6 +99,12 @@ def open_folder():
         yield Path(name)
 
 
+def problems(err: str) -> list[str]:
+    """Return what a command says on standard error beside warnings and progress."""
+    usual = re.compile("WARNING: |.*: [0-9,]+ of [0-9,]+ [a-z]+, |.*: its cache needs ")
+    return [line for line in err.splitlines() if not usual.match(line)]
+
+
 @contextmanager
 def unprivileged():
     """Give up root inside the block: permissions do not bind root."""

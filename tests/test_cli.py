@@ -1,10 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
-from conftest import command, save_image
+from conftest import command, problems, save_image
 from PIL import Image
 
 from fruitveg_tl import cli
+from fruitveg_tl.config import PATHS
 
 QUICK = ["--size", "32", "--views", "0", "--probe-epochs", "1", "--finetune-epochs", "1"]
 
@@ -61,7 +63,7 @@ def test_bad_images_are_named_with_the_way_out(main, images, kind):
     file = bad_image(images, kind)
     arguments = ["run", "--dataset", images, "--backbones", "vgg16", "--weights", "random"]
     code, out, err = main(*arguments, *QUICK)
-    lines = [line for line in err.splitlines() if not line.startswith("WARNING")]
+    lines = problems(err)
     assert code == 2 and len(lines) == 1 and out == ""
     assert lines[0].startswith(f"error: {file}: ") and "delete" in lines[0]
 
@@ -71,7 +73,10 @@ def test_bad_images_are_named_with_the_way_out(main, images, kind):
     [
         (["data", "--dataset", "nosuch"], "unknown dataset 'nosuch'"),
         (["run", "--backbones", "alexnet"], "unknown backbone 'alexnet'"),
-        (["run", "--backbones", "vgg16", "--weights", "gone.h5", "--size", "8"], "size 8"),
+        (
+            ["run", "--backbones", "vgg16", "--weights", "gone.h5", "--size", "8"],
+            "size: 8 is too small; at least 32",
+        ),
         (["table"], "no finished run"),
         (["predict", "x.jpg"], "no saved network"),
         (["predict", "x.jpg", "--run", "nowhere"], "nowhere: no finished run"),
@@ -85,18 +90,55 @@ def test_wrong_names_give_one_line(main, arguments, named):
 
 def test_a_missing_weights_file_and_a_missing_class_are_named(main, images):
     code, _, err = main("run", "--dataset", images, "--backbones", "vgg16", "--weights", "no.h5")
-    assert code == 2 and err == "error: no.h5: no such weights file; correct the path\n"
+    assert code == 2 and problems(err) == ["error: no.h5: no such weights file; correct the path"]
     for file in (images / "validation" / "cherry").iterdir():
         file.unlink()
     code, _, err = main("run", "--dataset", images, "--backbones", "vgg16")
-    assert code == 2 and len(err.splitlines()) == 1
+    assert code == 2 and len(problems(err)) == 1
     assert "class 'cherry' has no images in val" in err
 
 
 def test_as_a_process_exit_code_and_no_traceback(tmp_path):
     done = command("data", "--dataset", "nosuch", home=tmp_path)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     shown = command("run", "--help", home=tmp_path)
     assert shown.returncode == 0
     for option in ("--dataset", "--backbones", "--weights", "--seeds", "--force"):
         assert option in shown.stdout
+
+
+def test_help_names_defaults_choices_and_backbones(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for expected in (
+        "any of vgg16, resnet50, mobilenetv2",
+        "side of the images in pixels (default: 224; synthetic: 64)",
+        "{transfer,scratch}",
+        "--no-probe-first",
+        "ablations, which every table names",
+    ):
+        assert expected in text
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("fruitveg-tl ")
+
+
+def test_a_run_says_what_its_cache_needs_and_clean_frees_it(main, images):
+    run = ["run", "--dataset", images, "--backbones", "vgg16", "--weights", "random", *QUICK]
+    _, shown, err = main(*run)
+    needed = float(re.search(r"its cache needs (\S+) MB more below .*clean» frees it", err)[1])
+    cache = PATHS.cache
+    files = [*cache.glob("activations/*/plain.npy"), *cache.glob("pixels/*.npy")]
+    assert len(files) == 2
+    assert needed == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=0.06)
+    code, out, _ = main("clean")
+    assert code == 0 and re.match(r"0\.[1-9] MB freed below", out)
+    assert not list(cache.glob("activations/*")) and not list(cache.glob("pixels/*"))
+    assert main(*run)[1] == shown  # the finished run is still there
+
+
+def test_an_ablation_is_an_option_of_its_own(main, images):
+    run = ["run", "--dataset", images, "--backbones", "vgg16", "--weights", "random", *QUICK]
+    code, out, _ = main(*run, "--no-probe-first", "--train-images-per-class", 2)
+    assert code == 0 and "probe_first False" in out and "train_images_per_class 2" in out

@@ -1,0 +1,94 @@
+import ast
+import re
+
+import pytest
+from conftest import PROJECT
+
+from fruitveg_tl import config
+from fruitveg_tl.config import RunConfig
+from fruitveg_tl.utils.errors import InputError
+
+
+def test_every_setting_is_explained_and_its_default_passes_its_own_check():
+    for field in config.settings():
+        assert field.metadata["help"] and field.metadata["kind"] in (str, int, float, bool)
+        assert field.metadata["role"] in (config.PLAIN, config.OPTION, config.ABLATION)
+    RunConfig("images", "vgg16")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": "64"}, "size: '64' is no int"),
+        ({"crop": 1.5}, "crop: 1.5 is too large; at most 1"),
+        ({"mixup": float("nan")}, "mixup: nan is too small"),
+        ({"label_level": "medium"}, "label_level: 'medium' is unknown; choose coarse or fine"),
+        ({"resplit": "yes"}, "resplit: 'yes' is no bool"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_with_what_does(change, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig("images", "vgg16", **change)
+
+
+def test_options_and_ablations_are_recorded_where_they_are_in_use():
+    plain = RunConfig("images", "vgg16").to_dict()
+    rare = {f.name for f in config.settings(config.OPTION, config.ABLATION)}
+    assert plain.keys().isdisjoint(rare)
+    used = RunConfig("images", "vgg16", crop=0.875, soup=2, probe_first=False).to_dict()
+    assert config.in_words(used, config.OPTION) == "crop 0.875, soup 2"
+    assert config.in_words(used, config.ABLATION) == "probe_first False"
+    assert RunConfig(**used) == RunConfig("images", "vgg16", crop=0.875, soup=2, probe_first=False)
+
+
+def test_how_images_are_called_is_no_part_of_a_run():
+    one = RunConfig("images", "vgg16", label_level="fine", weights="auto")
+    other = RunConfig("elsewhere/images/", "vgg16", weights="bundled")
+    assert one.identity() == other.identity()
+    assert one.identity() != RunConfig("images", "vgg16", views=1).identity()
+
+
+def test_variables_change_settings_and_seeds(monkeypatch):
+    monkeypatch.setenv("FRUITVEG_SIZE", "48")
+    monkeypatch.setenv("FRUITVEG_CROP", "0.5")
+    monkeypatch.setenv("FRUITVEG_VIEWS", "")  # empty is unset
+    assert config.overrides() == {"size": 48, "crop": 0.5}
+    assert config.seeds((7,)) == (7,)
+    for text in ("0 1", "0,1", "0, 1"):
+        monkeypatch.setenv("FRUITVEG_SEEDS", text)
+        assert config.seeds((7,)) == (0, 1)
+    monkeypatch.setenv("FRUITVEG_SEEDS", "one")
+    with pytest.raises(InputError, match="FRUITVEG_SEEDS=one: not an int"):
+        config.seeds((7,))
+    monkeypatch.setenv("FRUITVEG_SIZE", "small")
+    with pytest.raises(InputError, match="FRUITVEG_SIZE=small: not an int"):
+        config.overrides()
+
+
+def test_a_variable_that_nothing_reads_is_refused_with_a_guess(monkeypatch):
+    config.refuse_unknown_variables()
+    monkeypatch.setenv("FRUITVEG_LABELS", "fine")
+    with pytest.raises(InputError, match=r"FRUITVEG_LABELS: unknown.*FRUITVEG_LABEL_LEVEL"):
+        config.refuse_unknown_variables()
+
+
+def test_the_table_of_variables_is_the_declared_one():
+    text = (PROJECT / "notebooks" / "README.md").read_text()
+    assert dict(re.findall(r"^\| `(FRUITVEG_\w+)` \| (.*) \|$", text, re.MULTILINE)) == (
+        config.VARIABLES
+    )
+
+
+def test_the_environment_is_read_in_one_module_and_keras_imported_in_one():
+    for file in (PROJECT / "fruitveg_tl").rglob("*.py"):
+        text = file.read_text()
+        if file.name != "config.py":
+            assert not ("environ" in text and "FRUITVEG_" in text), file
+        if file.name != "backend.py":
+            imported = {
+                alias.name
+                for node in ast.parse(text).body
+                if isinstance(node, ast.Import)
+                for alias in node.names
+            }
+            assert imported.isdisjoint({"keras", "tensorflow"}), file
