@@ -8,25 +8,31 @@ of it carries `RANDOM`.
 
 import hashlib
 import json
-import os
 import socket
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
+from fruitveg_tl import config
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.models import quantisation
 from fruitveg_tl.models.backbones import Backbone
+from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import sha256_file
 
 RANDOM = "none (random)"
 BUNDLED = "Tiny ImageNet (bundled)"
 MAKESHIFT = (RANDOM, BUNDLED)  # said wherever numbers or figures come of them
+# What a file is, by its SHA-256; of any other, tables say the name.
+KNOWN = {
+    "0fb372913af17abb20975bb25ea6559dbd8e4ea19f8911b8d5d62453bd642e5e": "ImageNet (torchvision)",
+    "b3d1ed2b9efeb2b61c2a80f9f03cd62ffffd56c243129e87902d9c344618ceee": "ImageNet (pruned, 8 bit)",
+    "4a42a1aca6a8d83c92974774bdf6ef131cda2219e65b298c357687bf055315fe": "ImageNet (8 bit)",
+}
 TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
 
 
@@ -36,7 +42,8 @@ class SourceWeights:
 
     Attributes:
         values: in the order of `Backbone.constructor(include_top=False).get_weights()`.
-        source: what tables say: "ImageNet (Keras)", a file's name, `BUNDLED` or `RANDOM`.
+        source: what tables say: "ImageNet (Keras)", another of `KNOWN`, a file's name, `BUNDLED`
+            or `RANDOM`.
         file: name of the file they were read from; None if random.
         sha256: of that file; None if random.
         digest: SHA-256 of the values themselves: the key of every cache that depends on them.
@@ -74,8 +81,7 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
         return _from_file(backbone, bundled_file(backbone), BUNDLED)
     file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
     if file:
-        # Only of Keras' own file is it known what it was trained on; another is called by its name.
-        return _from_file(backbone, file, file.name)
+        return _from_file(backbone, file)
     try:
         file = _keras_file(backbone)
     except Unreachable:
@@ -147,21 +153,20 @@ def _random(backbone: Backbone, seed: int) -> list[np.ndarray]:
 
 
 def _in_folder(backbone: Backbone) -> Path | None:
-    folder = os.environ.get("FRUITVEG_WEIGHTS")
+    folder = config.variable("WEIGHTS")
     if not folder:
         return None
     if not Path(folder).is_dir():
         raise InputError(f"FRUITVEG_WEIGHTS={folder}: no such folder; correct or unset it")
     # Keras' own name first; then the name used where weights are kept in the Keras 3 format.
-    for stem in (backbone.weights_name, f"{backbone.snake_name}_imagenet_notop.weights.h5"):
+    for stem in (backbone.weights_name, f"{backbone.module}_imagenet_notop.weights.h5"):
         if (file := Path(folder, stem)).exists():
             return file
     return None
 
 
 def _keras_file(backbone: Backbone) -> Path:
-    # Keras itself reads KERAS_HOME at import only, and leaves for /tmp if the folder is missing.
-    cache = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    cache = config.keras_home()
     with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
     try:
@@ -193,7 +198,7 @@ def _timeout(seconds: float):
         socket.setdefaulttimeout(before)
 
 
-def _from_file(backbone: Backbone, file: Path, source: str) -> SourceWeights:
+def _from_file(backbone: Backbone, file: Path, source: str | None = None) -> SourceWeights:
     if not file.is_file():
         raise InputError(f"{file}: no such weights file; correct the path")
     model = backbone.constructor(weights=None, include_top=False)
@@ -209,7 +214,9 @@ def _from_file(backbone: Backbone, file: Path, source: str) -> SourceWeights:
             f"delete it or give the file that Keras names {backbone.weights_name}"
         ) from None
     values = model.get_weights()
-    return SourceWeights(values, source, file.name, sha256_file(file), _digest(values))
+    sha256 = sha256_file(file)
+    source = source or KNOWN.get(sha256, file.name)
+    return SourceWeights(values, source, file.name, sha256, _digest(values))
 
 
 def _digest(values: Sequence[np.ndarray]) -> str:

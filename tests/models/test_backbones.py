@@ -1,8 +1,12 @@
+import re
+
 import keras
 import numpy as np
 import pytest
+from conftest import PROJECT
 
-from fruitveg_tl.models.backbones import BACKBONES, backbone_by_name, build_network
+from fruitveg_tl.models.backbones import BACKBONES, Backbone, backbone_by_name
+from fruitveg_tl.models.network import Variant, build_network
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 
@@ -79,7 +83,9 @@ def test_whole_network_fit_keeps_batch_norm_statistics_still():
 
 
 def test_batch_norm_asked_to_move_does_so_behind_the_boundary_alone():
-    network = build_network(BACKBONES["mobilenetv2"], 3, 32, update_batch_norm=True)
+    network = build_network(
+        BACKBONES["mobilenetv2"], 3, 32, variant=Variant(update_batch_norm=True)
+    )
     names = ("block_2_project_BN", "block_14_project_BN")
     means = [network.model.get_layer(name).moving_mean for name in names]
     before = [np.array(mean) for mean in means]
@@ -92,7 +98,7 @@ def test_batch_norm_asked_to_move_does_so_behind_the_boundary_alone():
 
 
 def test_from_scratch_everything_is_trained():
-    network = build_network(BACKBONES["mobilenetv2"], 3, 32, frozen=False)
+    network = build_network(BACKBONES["mobilenetv2"], 3, 32, variant=Variant(frozen=False))
     norm = network.model.get_layer("block_14_project_BN")
     before = norm.moving_mean.numpy().copy()
     network.tail.compile("sgd", "sparse_categorical_crossentropy")
@@ -133,3 +139,16 @@ def test_unknown_backbone_lists_the_known_ones():
     assert backbone_by_name("ResNet50") is BACKBONES["resnet50"]
     with pytest.raises(InputError, match=r"'alexnet'.*VGG16, ResNet50, MobileNetV2"):
         backbone_by_name("alexnet")
+
+
+def test_the_worked_example_of_the_readme_is_a_backbone():
+    text = (PROJECT / "fruitveg_tl" / "README.md").read_text()
+    entry = re.search(r"```python\nVGG19 = (Backbone\(.*?\n\))\n```", text, re.DOTALL)[1]
+    vgg19 = eval(entry, {"Backbone": Backbone, "_KERAS": "https://example.org"})
+    network = build_network(vgg19, 3, 32)
+    assert vgg19.key == "vgg19" and network.prefix.layers[-1].name == vgg19.boundary
+    assert network.tail.get_layer(vgg19.last_conv).trainable
+    x = images(1)
+    np.testing.assert_allclose(
+        vgg19.preprocess_input(x.copy()), BACKBONES["vgg16"].preprocess_input(x.copy())
+    )

@@ -7,6 +7,7 @@ from functools import partial
 import h5py
 import numpy as np
 import pytest
+from conftest import PROJECT
 from keras.src.legacy.saving import legacy_h5_format
 
 from fruitveg_tl.models import quantisation, weights
@@ -60,6 +61,23 @@ def test_explicit_file_is_loaded_and_named_by_its_hash(home, file):
     np.testing.assert_array_equal(source.values[0], first_kernel(file))
     assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert source.source == source.file == "mine.weights.h5"
+
+
+def test_a_known_file_is_named_by_what_it_is(home, file, monkeypatch):
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(weights.KNOWN, sha256, "ImageNet (somebody's)")
+    source = weights.resolve(MOBILENET, str(file))
+    assert source.source == "ImageNet (somebody's)" and source.file == file.name
+
+
+SHARED = PROJECT.parent / "shared" / "weights"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the recovered weights are not on this machine")
+def test_the_recovered_weights_are_found_by_name_and_known(home, monkeypatch):
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", str(SHARED))
+    found = [weights.resolve(backbone).source for backbone in BACKBONES.values()]
+    assert found == ["ImageNet (torchvision)", "ImageNet (pruned, 8 bit)", "ImageNet (8 bit)"]
 
 
 def test_folder_comes_before_keras(home, file, tmp_path, monkeypatch):
