@@ -14,7 +14,7 @@ from processes import finish, start
 
 from fruitveg_tl import cli, results
 from fruitveg_tl.config import PATHS
-from fruitveg_tl.training.fit import Batches, fit_resumable
+from fruitveg_tl.training.fit import Batches, Phase, fit_resumable
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import exclusive
 
@@ -89,14 +89,15 @@ def test_a_loss_that_is_not_a_number_ends_training_with_the_best_epoch(tmp_path,
 
     def batches(epoch):
         values = np.full_like(x, np.nan) if epoch == bad else x
-        return Batches([values], [np.arange(24)], labels, 8)
+        return Batches([(values, np.arange(24))], labels, 8)
 
-    validation = Batches([x], [np.arange(24)], labels, 8)
+    validation = Batches([(x, np.arange(24))], labels, 8)
+    phase = Phase("fine-tuned", 5, 0, patience=5)
     if bad == 0:
         with pytest.raises(InputError, match="not a finite number in epoch 0"):
-            fit_resumable(model, batches, validation, 5, 5, tmp_path, "fine-tuned")
+            fit_resumable(model, batches, validation, phase, tmp_path)
         return
-    history = fit_resumable(model, batches, validation, 5, 5, tmp_path, "fine-tuned")
+    history = fit_resumable(model, batches, validation, phase, tmp_path)
     assert [record["epoch"] for record in history] == [0, 1]
     assert (
         "WARNING: fine-tuned: the loss is not a finite number in epoch 2" in capsys.readouterr().err

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import keras
 import numpy as np
 
+from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 
 

@@ -7,16 +7,17 @@ the whole training instead of a new one each epoch; benchmarks/usual_recipe.py c
 """
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from fruitveg_tl.data.augmentation import augmenter
 from fruitveg_tl.training.data_parallel import predict_on_batch
+from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import atomic_path, new_array, sha256_json, write_json
@@ -34,7 +35,7 @@ class Activations:
         pooled_plain: (n, d) pooled features of `plain` before any fine-tuning, float32.
         pooled_views: the same of `views`.
         seconds: time it took to compute all this, on whichever run it was computed.
-        reused: True if everything was found on disk.
+        reused: True if everything was on disk.
     """
 
     plain: np.ndarray
@@ -56,55 +57,73 @@ def activations_key(pixels_key: str, network: str, weights: str, precision: str)
     return sha256_json(parts)[:16]
 
 
-def compute_activations(
-    pixels: np.ndarray,
-    train: np.ndarray,
-    prefix: keras.Model | None,
-    pool: keras.Model | None,
-    views: int,
-    folder: Path,
-) -> Activations:
-    """Return the activations, computing and storing whichever view is not on disk yet.
+@dataclass(frozen=True)
+class FrozenPart:
+    """The layers whose output never changes, and where that output is kept.
 
-    Args:
-        pixels: uint8 (n, size, size, 3).
-        train: indices of the training images.
-        prefix: the frozen part; None stores the (augmented) pixels themselves, as uint8.
+    Attributes:
+        prefix: the layers before the boundary; None stores the (augmented) pixels themselves, as
+            uint8.
         pool: boundary activations to pooled features; None where no linear probe is trained.
-        views: K, the number of augmented views. View k depends on k alone, not on the run's
-            seed, so runs with different seeds share them.
-        folder: where to keep them, see `activations_key`.
-
-    Raises:
-        InputError: if the weights give values that are not finite, or too large for float16.
+        folder: where to keep everything, see `activations_key`.
     """
-    seconds, reused = 0.0, True
-    files = {"plain": (np.arange(len(pixels)), None)}
-    files |= {f"view-{k:02d}": (train, k) for k in range(1, views + 1)}
-    stored, pooled = [], []
-    for name, (rows, view) in files.items():
-        file, pooled_file = folder / f"{name}.npy", folder / f"{name}-pooled.npy"
-        timing = folder / f"{name}.json"
-        if not timing.exists():
-            reused = False
-            start = time.perf_counter()
-            _store(_batches(pixels, rows, view, prefix), len(rows), file, f"frozen part, {name}")
-            if pool:
-                activations = np.load(file, mmap_mode="r")
-                batches = _batches(activations, np.arange(len(rows)), None, pool)
-                _store(batches, len(rows), pooled_file, f"pooled features, {name}")
-            write_json(timing, {"seconds": time.perf_counter() - start})
-        seconds += json.loads(timing.read_text())["seconds"]
-        stored.append(np.load(file, mmap_mode="r"))
-        if pool:
-            pooled.append(np.load(pooled_file).astype(np.float32))
-    return Activations(
-        stored[0], stored[1:], pooled[0] if pool else None, pooled[1:], seconds, reused
-    )
+
+    prefix: keras.Model | None
+    pool: keras.Model | None
+    folder: Path
+
+    def compute(self, pixels: np.ndarray, train: np.ndarray, views: int) -> Activations:
+        """Return the activations, computing and storing whichever view is not on disk yet.
+
+        Args:
+            pixels: uint8 (n, size, size, 3).
+            train: indices of the training images.
+            views: K, the number of augmented views. View k depends on k alone, not on the run's
+                seed, so runs with different seeds share them.
+
+        Raises:
+            InputError: if the weights give values that are not finite, or too large for float16.
+        """
+        rows = {name: train if view else np.arange(len(pixels)) for name, view in _views(views)}
+        reused = all(self._timing(name).exists() for name in rows)
+        for name, view in _views(views):
+            if not self._timing(name).exists():
+                self._store_view(pixels, rows[name], name, view)
+        stored = [np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in rows]
+        files = [self.folder / f"{name}-pooled.npy" for name in rows] if self.pool else []
+        pooled = [np.load(file).astype(np.float32) for file in files]
+        seconds = sum(json.loads(self._timing(name).read_text())["seconds"] for name in rows)
+        plain = pooled[0] if pooled else None
+        return Activations(stored[0], stored[1:], plain, pooled[1:], seconds, reused)
+
+    def missing_bytes(self, counts: tuple[int, int], size: int, views: int) -> int:
+        """Return how much disk `compute` will fill: `counts` are all images, training images."""
+        shape, width = (self.prefix.output_shape[1:], 2) if self.prefix else ((size, size, 3), 1)
+        missing = [view for name, view in _views(views) if not self._timing(name).exists()]
+        return sum(counts[view > 0] * math.prod(shape) * width for view in missing)
+
+    def _timing(self, name: str) -> Path:
+        """Return the file that is written last: a view without it is not finished."""
+        return self.folder / f"{name}.json"
+
+    def _store_view(self, pixels: np.ndarray, rows: np.ndarray, name: str, view: int) -> None:
+        start, file = time.perf_counter(), self.folder / f"{name}.npy"
+        batches = _batches(pixels, rows, view, self.prefix)
+        _store(batches, len(rows), file, f"frozen part, {name}")
+        if self.pool:
+            batches = _batches(np.load(file, mmap_mode="r"), np.arange(len(rows)), 0, self.pool)
+            pooled = self.folder / f"{name}-pooled.npy"
+            _store(batches, len(rows), pooled, f"pooled features, {name}")
+        write_json(self._timing(name), {"seconds": time.perf_counter() - start})
+
+
+def _views(count: int) -> list[tuple[str, int]]:
+    """Name the plain view, number 0, and the augmented ones, from 1."""
+    return [("plain", 0)] + [(f"view-{view:02d}", view) for view in range(1, count + 1)]
 
 
 def _batches(source, rows, view, model):
-    augment = None if view is None else augmenter(1000 * view)
+    augment = augmenter(1000 * view) if view else None
     for start in range(0, len(rows), BATCH):
         batch = source[rows[start : start + BATCH]]
         if augment:
@@ -116,7 +135,7 @@ def _batches(source, rows, view, model):
 
 
 def _store(batches, count: int, file: Path, what: str) -> None:
-    with atomic_path(file) as temporary, progress(what, count) as bar:
+    with atomic_path(file) as temporary, progress(what, count, unit="images") as bar:
         array = None
         for start, batch in zip(range(0, count, BATCH), batches, strict=True):
             if not np.isfinite(batch).all():

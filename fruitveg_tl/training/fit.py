@@ -6,12 +6,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
+from tqdm import tqdm
 
 from fruitveg_tl.training.data_parallel import predict_on_batch, split
+from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import atomic_path
@@ -25,9 +27,8 @@ class Batches(Sequence):
     wait between epochs, of unknown cause).
 
     Args:
-        views: arrays with one row per image, all of the same shape; with several, each
-            image of the epoch is drawn from a random one of them.
-        rows: rows[v] are the rows of `views[v]` to use, all of the same length n.
+        views: pairs of an array and the n rows of it to use, one row per image; with several
+            pairs, each image of the epoch is drawn from a random one of them.
         targets: one-hot, shape (n, classes).
         batch_size: images per batch.
         rng: decides order, views and mixup; None keeps the order and takes the first view.
@@ -37,14 +38,13 @@ class Batches(Sequence):
 
     def __init__(
         self,
-        views: Sequence[np.ndarray],
-        rows: Sequence[np.ndarray],
+        views: Sequence[tuple[np.ndarray, np.ndarray]],
         targets: np.ndarray,
         batch_size: int,
         rng: np.random.Generator | None = None,
         mixup: float = 0.0,
     ):
-        self.views, self.rows, self.targets, self.batch_size = views, rows, targets, batch_size
+        self.views, self.targets, self.batch_size = views, targets, batch_size
         n = len(targets)
         self.lam = rng.beta(mixup, mixup, len(self)) if mixup else np.ones(len(self))
         self.order = np.arange(n) if rng is None else rng.permutation(n)
@@ -57,17 +57,9 @@ class Batches(Sequence):
         if not 0 <= index < len(self):
             raise IndexError(index)
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        x = np.stack(
-            [
-                self.views[v][self.rows[v][i]]
-                for i, v in zip(chosen, self.choice[chosen], strict=True)
-            ]
-        )
-        x, targets, lam = (
-            x.astype(np.float32),
-            self.targets[chosen],
-            np.float32(self.lam[index]),
-        )
+        pairs = ((self.views[v], i) for i, v in zip(chosen, self.choice[chosen], strict=True))
+        x = np.stack([array[rows[i]] for (array, rows), i in pairs]).astype(np.float32)
+        targets, lam = self.targets[chosen], np.float32(self.lam[index])
         if lam == 1:
             return x, targets
         return lam * x + (1 - lam) * x[::-1], lam * targets + (1 - lam) * targets[::-1]
@@ -76,9 +68,9 @@ class Batches(Sequence):
 def logit_adjusted_crossentropy(frequencies: np.ndarray, tau: float) -> Callable:
     """Return a loss that spares the network from learning which classes are frequent.
 
-    The cross-entropy of the probabilities times the class priors, their fractions of the training images, to the
-    power `tau`: logit adjustment (Menon et al. 2021), its tau. Answers without
-    that factor, as a trained network gives them, favour rare classes more.
+    The cross-entropy of the probabilities times the class priors (their fractions of the training
+    images) to the power `tau`: logit adjustment (Menon et al. 2021). Probabilities without that
+    factor, as a trained network gives them, favour rare classes more.
 
     Args:
         frequencies: training images of each class.
@@ -95,14 +87,47 @@ def logit_adjusted_crossentropy(frequencies: np.ndarray, tau: float) -> Callable
     return loss
 
 
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training.
+
+    Attributes:
+        stage: one of `config.STAGES`.
+        epochs: the most epochs.
+        rate: the highest learning rate.
+        mixup: see `Batches`.
+        patience: stop after this many epochs without a lower validation loss, and keep the best
+            epoch; None trains all epochs and keeps the last.
+        member, members: which training it is of how many, for a soup.
+    """
+
+    stage: str
+    epochs: int
+    rate: float
+    mixup: float = 0.0
+    patience: int | None = None
+    member: int = 0
+    members: int = 1
+
+    @property
+    def title(self) -> str:
+        """Its name in messages and on disk."""
+        return f"{self.stage}, {self.member + 1} of {self.members}" if self.member else self.stage
+
+    def is_over(self, history: Sequence[dict[str, float]]) -> bool:
+        """Tell whether no epoch is left, or patience is at an end."""
+        waited = len(history) - 1 - best_epoch(history)
+        return len(history) >= self.epochs or (
+            self.patience is not None and waited >= self.patience
+        )
+
+
 def fit_resumable(
     model: keras.Model,
     train: Callable[[int], Batches],
     validation: Batches,
-    epochs: int,
-    patience: int | None,
+    phase: Phase,
     folder: Path,
-    what: str,
 ) -> list[dict[str, float]]:
     """Train with early stopping on the validation loss and restore the best epoch.
 
@@ -110,14 +135,11 @@ def fit_resumable(
     step, so that a killed run goes on from there with the same result as an undisturbed one.
 
     Args:
-        model: compiled; holds the best epoch's weights on return, without `patience` the last's.
+        model: compiled; holds the phase's weights on return.
         train: epoch number (from 0) to that epoch's batches, the same ones on every call.
         validation: the validation split.
-        epochs: the most epochs.
-        patience: stop after this many epochs without a lower validation loss; None trains all
-            epochs.
+        phase: how long to train, and which epoch to keep.
         folder: where the state is kept.
-        what: name of the phase, for the progress bar.
 
     Returns:
         one record per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds. If the loss
@@ -127,30 +149,38 @@ def fit_resumable(
         InputError: if that happens in the first epoch.
     """
     state = folder / "state"
-    history: list[dict[str, float]] = []
-    model.optimizer.build(model.trainable_variables)
-    if state.exists():
-        history = json.loads((state / "history.json").read_text())
-        model.load_weights(state / "last.weights.h5")
-    with progress(what, epochs, initial=len(history)) as bar:
-        while len(history) < epochs and (
-            patience is None or len(history) - 1 - best_epoch(history) < patience
-        ):
-            start = time.perf_counter()
-            record = run_epoch(model, train(len(history)), training=True)
-            found = run_epoch(model, validation)
-            record |= {f"val_{name}": value for name, value in found.items()}
-            if not math.isfinite(record["loss"] + found["loss"]):
-                _say_diverged(what, len(history))
-                break
-            record |= {"epoch": len(history), "seconds": time.perf_counter() - start}
-            history.append(record)
-            _store_state(model, history, state)
-            bar.set_postfix({"val_accuracy": f"{record['val_accuracy']:.3f}"})
-            bar.update()
-    kept = "last" if patience is None else "best"
+    history = _restore(model, state)
+    if not phase.is_over(history):
+        steps = len(train(len(history)))
+        done, total = len(history) * steps, phase.epochs * steps
+        with progress(phase.title, total, initial=done, unit="batches") as bar:
+            while not phase.is_over(history):
+                record = _epoch(model, train(len(history)), validation, bar)
+                if not math.isfinite(record["loss"] + record["val_loss"]):
+                    _say_diverged(phase.title, len(history))
+                    break
+                history.append(record | {"epoch": len(history)})
+                _store_state(model, history, state)
+    kept = "last" if phase.patience is None else "best"
     model.load_weights(state / f"{kept}.weights.h5")
     return history
+
+
+def _epoch(model: keras.Model, train: Batches, validation: Batches, bar: tqdm) -> dict[str, float]:
+    start = time.perf_counter()
+    record = run_epoch(model, train, training=True, bar=bar)
+    validated = run_epoch(model, validation)
+    record |= {f"val_{name}": value for name, value in validated.items()}
+    return record | {"seconds": time.perf_counter() - start}
+
+
+def _restore(model: keras.Model, state: Path) -> list[dict[str, float]]:
+    """Bring a model to where an earlier call was stopped; return the history until there."""
+    model.optimizer.build(model.trainable_variables)
+    if not state.exists():
+        return []
+    model.load_weights(state / "last.weights.h5")
+    return json.loads((state / "history.json").read_text())
 
 
 def _say_diverged(what: str, epoch: int) -> None:
@@ -191,8 +221,16 @@ def interpolate(
     return {"alpha": best, "val_loss": losses[best]}
 
 
-def run_epoch(model: keras.Model, batches: Batches, training: bool = False) -> dict[str, float]:
+def run_epoch(
+    model: keras.Model, batches: Batches, training: bool = False, bar: tqdm | None = None
+) -> dict[str, float]:
     """Show a compiled model all batches, to train on them or only to be tested.
+
+    Args:
+        model: compiled.
+        batches: of one epoch.
+        training: whether to train.
+        bar: moves on with every batch.
 
     Returns:
         loss and compiled metrics, averaged over all images.
@@ -205,6 +243,8 @@ def run_epoch(model: keras.Model, batches: Batches, training: bool = False) -> d
         # One batch's values: both methods reset the metrics when called.
         for name, value in step(*parts, return_dict=True).items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(batch[1])
+        if bar is not None:
+            bar.update()
     return {name: total / len(batches.targets) for name, total in totals.items()}
 
 

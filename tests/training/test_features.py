@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from fruitveg_tl.data.augmentation import augmenter
-from fruitveg_tl.models.backbones import BACKBONES, build_network
-from fruitveg_tl.training.features import BATCH, activations_key, compute_activations
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.network import build_network
+from fruitveg_tl.training.features import BATCH, FrozenPart, activations_key
 from fruitveg_tl.utils.errors import InputError
 
 N = BATCH + 8  # more than one batch, the last one smaller
@@ -25,7 +26,7 @@ def network():
 
 
 def test_stored_activations_are_those_of_the_frozen_part(pixels, network, tmp_path):
-    found = compute_activations(pixels, TRAIN, network.prefix, network.pool, 2, tmp_path / "a")
+    found = FrozenPart(network.prefix, network.pool, tmp_path / "a").compute(pixels, TRAIN, 2)
     expected = network.prefix.predict(pixels.astype(np.float32), verbose=0)
     np.testing.assert_allclose(found.plain, expected, rtol=2e-3, atol=1e-3 * expected.max())
     pooled = network.pool.predict(found.plain.astype(np.float32), verbose=0)
@@ -39,27 +40,39 @@ def test_stored_activations_are_those_of_the_frozen_part(pixels, network, tmp_pa
 
 
 def test_views_differ_from_each_other_and_are_the_same_next_time(pixels, network, tmp_path):
-    arguments = (pixels, TRAIN, network.prefix, network.pool, 2)
-    first = compute_activations(*arguments, tmp_path / "a")
+    first, again = (
+        FrozenPart(network.prefix, network.pool, tmp_path / name).compute(pixels, TRAIN, 2)
+        for name in "ab"
+    )
     assert np.abs(first.views[0].astype(np.float32) - first.views[1]).max() > 0
-    again = compute_activations(*arguments, tmp_path / "b")
     for one, other in zip(first.views, again.views, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_on_disk_is_reused_and_only_missing_views_are_added(pixels, network, tmp_path):
-    first = compute_activations(pixels, TRAIN, network.prefix, network.pool, 1, tmp_path / "a")
+    first = FrozenPart(network.prefix, network.pool, tmp_path / "a").compute(pixels, TRAIN, 1)
     assert not first.reused
     stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").iterdir()}
-    more = compute_activations(pixels, TRAIN, network.prefix, network.pool, 2, tmp_path / "a")
+    more = FrozenPart(network.prefix, network.pool, tmp_path / "a").compute(pixels, TRAIN, 2)
     assert not more.reused and len(more.views) == 2
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
-    last = compute_activations(pixels, TRAIN, network.prefix, network.pool, 2, tmp_path / "a")
+    last = FrozenPart(network.prefix, network.pool, tmp_path / "a").compute(pixels, TRAIN, 2)
     assert last.reused and last.seconds == pytest.approx(more.seconds)
 
 
+def test_the_disk_it_asks_for_is_the_disk_it_takes(pixels, network, tmp_path):
+    frozen = FrozenPart(network.prefix, None, tmp_path / "a")
+    counts = (N, len(TRAIN))
+    wanted = frozen.missing_bytes(counts, 32, 2)
+    frozen.compute(pixels, TRAIN, 2)
+    taken = sum(file.stat().st_size for file in (tmp_path / "a").glob("*.npy"))
+    assert wanted == pytest.approx(taken, rel=0.01)
+    assert frozen.missing_bytes(counts, 32, 2) == 0 < frozen.missing_bytes(counts, 32, 3)
+    assert FrozenPart(None, None, tmp_path / "b").missing_bytes((2, 1), 32, 1) == 3 * 32 * 32 * 3
+
+
 def test_without_a_prefix_the_pixels_themselves_are_kept(pixels, tmp_path):
-    found = compute_activations(pixels, TRAIN, None, None, 1, tmp_path / "a")
+    found = FrozenPart(None, None, tmp_path / "a").compute(pixels, TRAIN, 1)
     np.testing.assert_array_equal(found.plain, pixels)
     assert found.views[0].dtype == np.uint8 and found.pooled_plain is None
     assert (found.views[0] != pixels[TRAIN]).mean() > 0.3
@@ -69,7 +82,7 @@ def test_values_too_large_for_float16_are_refused_and_nothing_is_left(pixels, tm
     broken = build_network(BACKBONES["vgg16"], 3, 32)
     broken.prefix.set_weights([w * 100 for w in broken.prefix.get_weights()])
     with pytest.raises(InputError, match="not finite"):
-        compute_activations(pixels, TRAIN, broken.prefix, broken.pool, 0, tmp_path / "a")
+        FrozenPart(broken.prefix, broken.pool, tmp_path / "a").compute(pixels, TRAIN, 0)
     assert not list((tmp_path / "a").glob("*.npy"))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from fruitveg_tl.training.fit import (
     Batches,
+    Phase,
     best_epoch,
     fit_resumable,
     interpolate,
@@ -40,11 +41,15 @@ def fit(data, folder, epochs=6, patience=6, stop_after=None, model=None):
     def batches(epoch):
         if stop_after is not None and epoch >= stop_after:
             raise KeyboardInterrupt
-        return Batches([x, x + 1], [rows, rows], y, 8, np.random.default_rng([0, epoch]))
+        return Batches([(x, rows), (x + 1, rows)], y, 8, np.random.default_rng([0, epoch]))
 
     model = model or fresh_model()
     history = fit_resumable(
-        model, batches, Batches([x], [rows], y, 16), epochs, patience, folder, "test"
+        model,
+        batches,
+        Batches([(x, rows)], y, 16),
+        Phase("test", epochs, 0, patience=patience),
+        folder,
     )
     return model, [{k: v for k, v in record.items() if k != "seconds"} for record in history]
 
@@ -52,7 +57,7 @@ def fit(data, folder, epochs=6, patience=6, stop_after=None, model=None):
 def test_an_epoch_holds_every_image_once_with_its_own_label(data):
     x, y = data
     rows = np.arange(N)
-    batches = Batches([x, x + 100], [rows, rows], y, 7, np.random.default_rng(3))
+    batches = Batches([(x, rows), (x + 100, rows)], y, 7, np.random.default_rng(3))
     drawn = [batches[i] for i in range(len(batches))]
     values = np.concatenate([part for part, _ in drawn])
     targets = np.concatenate([part for _, part in drawn])
@@ -69,10 +74,10 @@ def test_epochs_differ_and_evaluation_keeps_the_order(data):
     x, y = data
     rows = np.arange(10, 20)
     first, second = (
-        Batches([x], [rows], y[rows], 4, np.random.default_rng([0, epoch])) for epoch in (0, 1)
+        Batches([(x, rows)], y[rows], 4, np.random.default_rng([0, epoch])) for epoch in (0, 1)
     )
     assert (first.order != second.order).any()
-    plain = Batches([x], [rows], y[rows], 4)
+    plain = Batches([(x, rows)], y[rows], 4)
     np.testing.assert_array_equal(
         np.concatenate([plain[i][0] for i in range(len(plain))]), x[rows].astype(np.float32)
     )
@@ -83,19 +88,19 @@ def test_mixup_blends_images_and_labels_in_the_same_proportion(data):
     rows, targets = np.arange(N), np.eye(2, dtype=np.float32)[y]
     # One value per image that its label is a function of: the blend must keep that.
     x = np.repeat(targets[:, 1:] * 10, WIDTH, axis=1)
-    batches = Batches([x], [rows], targets, 7, np.random.default_rng(3), mixup=0.4)
+    batches = Batches([(x, rows)], targets, 7, np.random.default_rng(3), mixup=0.4)
     drawn = list(batches)
     values, blended = (np.concatenate(part) for part in zip(*drawn, strict=True))
     np.testing.assert_allclose(values[:, 0], 10 * blended[:, 1], rtol=1e-5)
     np.testing.assert_allclose(blended.sum(1), 1, rtol=1e-5)
     assert ((blended > 0.01) & (blended < 0.99)).any()
-    again = Batches([x], [rows], targets, 7, np.random.default_rng(3), mixup=0.4)
+    again = Batches([(x, rows)], targets, 7, np.random.default_rng(3), mixup=0.4)
     np.testing.assert_array_equal(again[2][0], drawn[2][0])
 
 
 def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
     x, y = data
-    validation = Batches([x], [np.arange(N)], y, 16)
+    validation = Batches([(x, np.arange(N))], y, 16)
     model = fresh_model()
     start, towards = [np.zeros_like(w) for w in model.get_weights()], np.zeros((WIDTH, 2))
     towards[0] = [-1, 1]  # the label is the sign of the first value
@@ -108,13 +113,13 @@ def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
         np.testing.assert_allclose(model.get_weights()[0], expected * length * towards, rtol=1e-6)
 
 
-def test_a_balanced_loss_is_lowest_where_the_probabilities_leave_the_frequencies_out():
-    """With nothing to see, the best prediction is the classes' fractions: or, balanced, all alike."""
+def test_a_logit_adjusted_loss_is_lowest_where_the_probabilities_leave_the_frequencies_out():
+    """With nothing to see, the best prediction is the class priors: or, adjusted, all alike."""
     targets = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 3 + [2]]
     frequencies = targets.sum(0)
-    for balance in (0.0, 0.5, 1.0):
-        loss = logit_adjusted_crossentropy(frequencies, balance)
-        best = frequencies ** (1 - balance) / (frequencies ** (1 - balance)).sum()
+    for tau in (0.0, 0.5, 1.0):
+        loss = logit_adjusted_crossentropy(frequencies, tau)
+        best = frequencies ** (1 - tau) / (frequencies ** (1 - tau)).sum()
         probabilities = [best, best + [0.05, -0.05, 0], best + [0, 0.05, -0.05], np.full(3, 1 / 3)]
         losses = [
             float(np.mean(loss(targets, np.tile(prediction.astype(np.float32), (10, 1)))))
@@ -151,10 +156,10 @@ def test_best_epoch_is_restored_and_patience_ends_training(data, tmp_path):
 def test_without_patience_all_epochs_are_trained_and_the_last_is_kept(data, tmp_path):
     x, y = data
     rows = np.arange(N)
-    wrong = Batches([x], [rows], 1 - y, 16)  # what is learnt makes validation worse
+    wrong = Batches([(x, rows)], 1 - y, 16)  # what is learnt makes validation worse
     model = fresh_model()
     history = fit_resumable(
-        model, lambda epoch: Batches([x], [rows], y, 8), wrong, 5, None, tmp_path, "test"
+        model, lambda epoch: Batches([(x, rows)], y, 8), wrong, Phase("test", 5, 0), tmp_path
     )
     assert len(history) == 5 and best_epoch(history) == 0
     assert run_epoch(model, wrong)["loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-5)
