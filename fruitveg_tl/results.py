@@ -1,4 +1,4 @@
-"""Results on disk and the table made of them.
+"""Finished runs on disk: stored in one piece, found by what they are, read back.
 
 One folder per run below `data/results/`, written in one atomic step when the run is over:
 
@@ -6,7 +6,7 @@ One folder per run below `data/results/`, written in one atomic step when the ru
     provenance.json           images, weights, versions, hardware, commit, times
     history.csv               one row per stage and epoch
     metrics.json              per stage: `metrics.evaluate` on the test split
-    classification_report.csv             `metrics.classification_report` of the last stage
+    classification_report.csv `metrics.classification_report` of the last stage
     test.csv                  path and true label of every test image
     probabilities-STAGE.npy   float32 (n_test, classes), rows as in test.csv
     val.csv, validation-STAGE.npy   the same for the validation split
@@ -15,78 +15,75 @@ One folder per run below `data/results/`, written in one atomic step when the ru
 """
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 
 from fruitveg_tl import config
-from fruitveg_tl.data.dataset import Dataset
-from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.config import PATHS
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.models.weights import MAKESHIFT, bundled_file, card, training_seconds, trainings
-from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.models.weights import MAKESHIFT
+from fruitveg_tl.utils.backend import keras
+from fruitveg_tl.utils.errors import InputError, first_line
 from fruitveg_tl.utils.storage import atomic_path, sha256_file, write_json
 
 MODEL, MODEL_HASH = "model.keras", "model.keras.sha256"
-SCORES = {
-    "Accuracy": "accuracy",
-    "Loss": "loss",
-    "Precision": "precision_macro",
-    "Recall": "recall_macro",
-    "F1": "f1_macro",
-    "Top-5": "top5_accuracy",
-}
+FILES = {"test": "probabilities", "val": "validation"}  # split to the first word of its arrays
 
 
-def write(
-    folder: Path,
-    settings: config.RunConfig,
-    provenance: dict,
-    history: list[dict],
-    dataset: Dataset,
-    probabilities: dict[str, np.ndarray],
-    validation: dict[str, np.ndarray],
-    model: keras.Model,
-) -> None:
-    """Store a finished run; `folder` appears whole or not at all.
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that a run leaves behind.
 
-    Args:
-        folder: of the run.
-        settings: what was run.
+    Attributes:
+        config: what was run.
         provenance: where it comes from.
         history: one record per stage and epoch.
-        dataset: the images.
-        probabilities: per stage, the probabilities for the test split.
-        validation: per stage, the probabilities for the validation split.
+        images: per split ("test", "val"), path and label of every image.
+        probabilities: per split and stage, shape (n, classes).
+        scores: per stage, `metrics.evaluate` on the test split.
+        report: `metrics.classification_report` of the last stage.
         model: the whole network.
     """
-    targets = dataset.targets[dataset.rows("test")]
+
+    config: config.RunConfig
+    provenance: dict
+    history: list[dict]
+    images: dict[str, pd.DataFrame]
+    probabilities: dict[str, dict[str, np.ndarray]]
+    scores: dict[str, dict[str, float]]
+    report: pd.DataFrame
+    model: keras.Model
+
+
+def save(folder: Path, outcome: Outcome) -> None:
+    """Store a finished run; `folder` appears whole or not at all."""
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        write_json(temporary / "config.json", settings.to_dict())
-        write_json(temporary / "provenance.json", provenance)
-        pd.DataFrame(history).to_csv(temporary / "history.csv", index=False)
-        for split, name, values in (
-            ("test", "probabilities", probabilities),
-            ("val", "validation", validation),
-        ):
-            images = dataset.index.loc[dataset.rows(split), ["path", "label"]]
-            images.to_csv(temporary / f"{split}.csv", index=False)
-            for stage, array in values.items():
-                np.save(temporary / f"{name}-{slug(stage)}.npy", array.astype(np.float32))
-        scores = {stage: metrics.evaluate(targets, p) for stage, p in probabilities.items()}
-        write_json(temporary / "metrics.json", scores)
-        last = list(probabilities.values())[-1]
-        metrics.classification_report(targets, last, dataset.classes).to_csv(
-            temporary / "classification_report.csv"
-        )
-        model.save(temporary / MODEL)
+        write_json(temporary / "config.json", outcome.config.to_dict())
+        write_json(temporary / "provenance.json", outcome.provenance)
+        write_json(temporary / "metrics.json", outcome.scores)
+        pd.DataFrame(outcome.history).to_csv(temporary / "history.csv", index=False)
+        outcome.report.to_csv(temporary / "classification_report.csv")
+        for split, stages in outcome.probabilities.items():
+            outcome.images[split].to_csv(temporary / f"{split}.csv", index=False)
+            for stage, array in stages.items():
+                file = temporary / f"{FILES[split]}-{slug(stage)}.npy"
+                np.save(file, array.astype(np.float32))
+        outcome.model.save(temporary / MODEL)
         (temporary / MODEL_HASH).write_text(f"{sha256_file(temporary / MODEL)}  {MODEL}\n")
+
+
+def find(identity: str) -> Path | None:
+    """Return the folder of the finished run with this identity, whatever its images are called.
+
+    Args:
+        identity: see `inputs.Inputs.identity`.
+    """
+    return next(iter(sorted(PATHS.results.glob(f"*-{identity}"))), None)
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class Run:
 
     @property
     def backbone_name(self) -> str:
-        """The backbone's name, e.g. "ResNet50"."""
+        """The backbone's name as tables say it, e.g. "ResNet50"."""
         return BACKBONES[self.config.backbone].name
 
     @property
@@ -120,12 +117,9 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The model's name, and what it started from where that is not what Keras publishes."""
-        return (
-            f"{self.backbone_name}, {self.weights}"
-            if self.weights in MAKESHIFT
-            else self.backbone_name
-        )
+        """The backbone's name, and what it started from where that is makeshift."""
+        makeshift = f", {self.weights}" if self.weights in MAKESHIFT else ""
+        return self.backbone_name + makeshift
 
     @property
     def classes(self) -> list[str]:
@@ -149,27 +143,27 @@ class Run:
         try:
             return keras.saving.load_model(file, compile=False, safe_mode=True)
         except Exception as error:  # Keras raises many kinds for what it refuses or cannot read
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{file}: refused ({reason}); {again}") from None
+            raise InputError(f"{file}: refused ({first_line(error)}); {again}") from None
 
     @cached_property
     def targets(self) -> np.ndarray:
         """Class index of every test image, shape (n,)."""
         return self._class_index(self.test)
 
-    def validation(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the validation split's class indices (n,) and probabilities (n, classes)."""
-        images = pd.read_csv(self.folder / "val.csv", keep_default_na=False)
-        return self._class_index(images), np.load(self.folder / f"validation-{slug(stage)}.npy")
-
-    def _class_index(self, images: pd.DataFrame) -> np.ndarray:
-        return np.searchsorted(np.array(self.classes), images["label"].to_numpy(str))
-
     @cached_property
     def probabilities(self) -> dict[str, np.ndarray]:
         """Per stage, the probabilities for the test split, shape (n, classes)."""
-        files = {stage: f"probabilities-{slug(stage)}.npy" for stage in self.scores}
-        return {stage: np.load(self.folder / name) for stage, name in files.items()}
+        return {stage: self._array("test", stage) for stage in self.scores}
+
+    def validation(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the validation split's class indices (n,) and probabilities (n, classes)."""
+        return self._class_index(_read_index(self.folder, "val")), self._array("val", stage)
+
+    def _array(self, split: str, stage: str) -> np.ndarray:
+        return np.load(self.folder / f"{FILES[split]}-{slug(stage)}.npy")
+
+    def _class_index(self, images: pd.DataFrame) -> np.ndarray:
+        return np.searchsorted(np.array(self.classes), images["label"].to_numpy(str))
 
 
 def load(folder: Path | str) -> Run:
@@ -179,12 +173,14 @@ def load(folder: Path | str) -> Run:
         folder: a run folder, or its name below `data/results`.
 
     Raises:
-        InputError: if there is no finished run.
+        InputError: if there is none.
     """
     folder = Path(folder)
-    folder = folder if folder.is_dir() else config.PATHS.results / folder
+    folder = folder if folder.is_dir() else PATHS.results / folder
     if not (folder / "metrics.json").is_file():
-        raise InputError(f"{folder}: no finished run here; «python -m fruitveg_tl run» makes one")
+        raise InputError(
+            f"{folder}: no finished run here; start it with «python -m fruitveg_tl run»"
+        )
     scores, settings, provenance = _read_json(folder)
     return Run(
         folder,
@@ -192,13 +188,58 @@ def load(folder: Path | str) -> Run:
         provenance,
         pd.read_csv(folder / "history.csv"),
         {stage: scores[stage] for stage in config.STAGES if stage in scores},
-        pd.read_csv(folder / "test.csv", keep_default_na=False),
+        _read_index(folder, "test"),
     )
 
 
-def _read_json(folder: Path) -> list[dict]:
-    names = ("metrics.json", "config.json", "provenance.json")
-    return [json.loads((folder / name).read_text()) for name in names]
+def read(results: Path | None = None) -> pd.DataFrame:
+    """Return one row per finished run and stage.
+
+    Args:
+        results: folder of run folders; default `PATHS.results`.
+
+    Returns:
+        dataset (name), content (SHA-256 of the images and labels), model, stage, weights (source),
+        size in pixels, seed, run (folder name), every metric, parameters (trained in that stage),
+        seconds (of training up to that stage's end, the frozen part included), ablation and
+        recipe_options (those in use, in words; mostly none), settings (equal for runs that differ
+        in the seed alone).
+    """
+    files = sorted((results or PATHS.results).glob("*/metrics.json"))
+    return pd.DataFrame([row for file in files for row in _rows(file.parent)])
+
+
+def _rows(folder: Path) -> list[dict]:
+    scores, settings, provenance = _read_json(folder)
+    identity = config.RunConfig(**settings).identity()
+    seed = identity.pop("seed")
+    content, seconds = provenance["dataset"]["sha256"], provenance["seconds"]
+    ablations = config.in_words(settings, config.ABLATION)
+    no_views = "" if settings["views"] else "views 0"
+    rows, spent = [], seconds["frozen"]
+    for stage in (stage for stage in config.STAGES if stage in scores):
+        spent += seconds[stage]
+        # A soup is made in fine-tuning: the probe before it is like any other.
+        options = {k: v for k, v in settings.items() if (k, stage) != ("soup", config.PROBE)}
+        rows.append(
+            {
+                "dataset": provenance["dataset"]["name"],
+                "content": content,
+                "model": BACKBONES[settings["backbone"]].name,
+                "stage": stage,
+                "weights": provenance["weights"]["source"],
+                "size": settings["size"],
+                "seed": seed,
+                "parameters": provenance["trained_parameters"][stage],
+                "seconds": spent,
+                "run": folder.name,
+                "ablation": ", ".join(filter(None, [ablations, no_views])),
+                "recipe_options": config.in_words(options, config.OPTION),
+                "settings": json.dumps([identity, content]),
+            }
+            | scores[stage]
+        )
+    return rows
 
 
 def slug(stage: str) -> str:
@@ -206,142 +247,11 @@ def slug(stage: str) -> str:
     return stage.replace(" ", "-")
 
 
-def read(results: Path | None = None) -> pd.DataFrame:
-    """Return one row per finished run and stage.
-
-    Args:
-        results: folder of run folders; default `config.PATHS.results`.
-
-    Returns:
-        dataset, model, stage, weights (source), size in pixels, seed, run (folder name), every
-        metric, parameters (trained in that stage), seconds (of training up to that stage's end,
-        the frozen part included), ablation (from the study's protocol, in words; mostly none),
-        recipe_options (those in use, in words) and settings (equal for runs that differ in the
-        seed alone).
-    """
-    rows = []
-    for file in sorted((results or config.PATHS.results).glob("*/metrics.json")):
-        scores, settings, provenance = _read_json(file.parent)
-        seed = settings.pop("seed")
-        ablations = [name for name in config.ABLATIONS if name in settings]
-        ablations += ["views"] if settings["views"] == 0 else []
-        recipe_options = [name for name in config.RECIPE_OPTIONS if name in settings]
-        in_words = {name: f"{name} {value}" for name, value in settings.items()}
-        del settings["weights"]  # the way they were asked for; what they are stands on its own
-        spent = provenance["seconds"]["frozen"]
-        for stage in (stage for stage in config.STAGES if stage in scores):
-            spent += provenance["seconds"][stage]
-            rows.append(
-                {
-                    "dataset": provenance["dataset"]["name"],
-                    "model": BACKBONES[settings["backbone"]].name,
-                    "stage": stage,
-                    "weights": provenance["weights"]["source"],
-                    "size": settings["size"],
-                    "seed": seed,
-                    "parameters": provenance["trained_parameters"][stage],
-                    "seconds": spent,
-                    "run": file.parent.name,
-                    "ablation": ", ".join(in_words[name] for name in ablations),
-                    "recipe_options": ", ".join(
-                        in_words[name]
-                        for name in recipe_options
-                        if (name, stage) != ("soup", config.PROBE)
-                    ),
-                    "settings": json.dumps([settings, provenance["dataset"]["sha256"]]),
-                }
-                | scores[stage]
-            )
-    return pd.DataFrame(rows)
+def _read_json(folder: Path) -> list[dict]:
+    names = ("metrics.json", "config.json", "provenance.json")
+    return [json.loads((folder / name).read_text()) for name in names]
 
 
-def table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of evaluated models: one row per model, stage and setting.
-
-    Args:
-        runs: from `read`, not empty.
-
-    Returns:
-        text columns; a score is its mean over the seeds, with half the range from the lowest to
-        the highest seed behind "±" where there are several.
-    """
-    rows = []
-    keys = ["dataset", "model", "size", "stage", "weights", "settings"]
-    for (dataset, model, size, stage, weights, _), group in runs.groupby(keys, sort=False):
-        special = ", ".join(filter(None, group[["recipe_options", "ablation"]].iloc[0]))
-        position = list(config.STAGES).index(stage)
-        scores = {title: _spread(group[name]) for title, name in SCORES.items()}
-        rows.append(
-            {
-                "Dataset": dataset,
-                "Model": model,
-                "Pixels": size,
-                "Stage": f"{stage}, {special}" if special else stage,
-                "Weights": weights,
-                **scores,
-                "Seeds": len(group),
-                "Trained parameters": f"{int(group['parameters'].iloc[0]):,}",
-                "Training time": _duration(group["seconds"].mean()),
-                "order": (dataset, size, position, model, weights, special),
-            }
-        )
-    return pd.DataFrame(sorted(rows, key=lambda row: row.pop("order")))
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """Return a table as GitHub Markdown."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def fill(text: str, runs: pd.DataFrame) -> str:
-    """Replace what stands between `<!-- results DATASET -->` and `<!-- /results -->` in `text`.
-
-    Runs that ablate the protocol are left out. `<!-- bundled -->` marks the place of
-    `bundled_weights`.
-
-    Raises:
-        InputError: if a marked dataset has no finished run.
-    """
-
-    def block(match: re.Match) -> str:
-        chosen = runs[(runs["dataset"] == match[2]) & (runs["ablation"] == "")]
-        if not len(chosen):
-            raise InputError(f"no finished run of {match[2]}; run it first, see README")
-        return f"{match[1]}\n{markdown(table(chosen).drop(columns='Dataset'))}\n{match[3]}"
-
-    text = re.sub(r"(<!-- results (\S+) -->).*?(<!-- /results -->)", block, text, flags=re.DOTALL)
-    return re.sub(
-        "(<!-- bundled -->).*?(<!-- /bundled -->)",
-        lambda match: f"{match[1]}\n{markdown(bundled_weights())}\n{match[2]}",
-        text,
-        flags=re.DOTALL,
-    )
-
-
-def bundled_weights() -> pd.DataFrame:
-    """Return one row for each backbone whose weights this project bundles, from their cards."""
-    rows = []
-    for backbone in BACKBONES.values():
-        about = card(backbone)
-        rows.append(
-            {
-                "Backbone": backbone.name,
-                "Right, held out": f"{about['held_out_accuracy']:.3f}",
-                "After rounding": f"{about['held_out_accuracy_rounded']:.3f}",
-                "Epochs": sum(part["recipe"]["epochs"] for part in trainings(about)),
-                "Training": _duration(training_seconds(about)),
-                "MB": f"{bundled_file(backbone).stat().st_size / 1e6:.1f}",
-                "SHA-256": about["sha256"][:8],
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _spread(values: pd.Series) -> str:
-    half = (values.max() - values.min()) / 2
-    return f"{values.mean():.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+def _read_index(folder: Path, split: str) -> pd.DataFrame:
+    # Labels and paths are text, also where they look like numbers or like nothing.
+    return pd.read_csv(folder / f"{split}.csv", dtype=str, keep_default_na=False)

@@ -11,70 +11,61 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import keras
 import numpy as np
-import pandas as pd
 
 from fruitveg_tl import results
 from fruitveg_tl.config import FINETUNED, PATHS, PROBE, SCRATCH, RunConfig
-from fruitveg_tl.data import audit, registry
-from fruitveg_tl.data.dataset import Dataset
-from fruitveg_tl.models import backbones, weights
+from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.inputs import Inputs, build_networks, frozen_part, gather
+from fruitveg_tl.models import weights
+from fruitveg_tl.models.network import Network, trainable_parameters
 from fruitveg_tl.training.data_parallel import data_parallel, predict_on_batch
-from fruitveg_tl.training.features import Activations, activations_key, compute_activations
+from fruitveg_tl.training.features import Activations
 from fruitveg_tl.training.fit import (
     Batches,
+    Phase,
     fit_resumable,
     interpolate,
     logit_adjusted_crossentropy,
     predict,
 )
 from fruitveg_tl.utils import runtime
-from fruitveg_tl.utils.errors import InputError
-from fruitveg_tl.utils.storage import exclusive, sha256_json
+from fruitveg_tl.utils.backend import keras
+from fruitveg_tl.utils.progress import note
+from fruitveg_tl.utils.storage import exclusive
 
 EVALUATION_BATCH = 64
-# Every so many of the training images, and of a small set this many, give random weights
-# their statistics.
-STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
+# What the generator of a phase's batches is seeded with, beside the run's seed and the epoch.
+PHASE_SEEDS = {PROBE: 12, FINETUNED: 10, SCRATCH: 7}
 
 
 @dataclass
 class _State:
-    """What the steps of one run share."""
+    """What the steps of a run work on."""
 
-    config: RunConfig
-    dataset: Dataset
-    network: backbones.Network
-    trainable_tail: keras.Model  # the network's tail, or a copy in the precision to train in
+    inputs: Inputs
+    pixels: np.ndarray
+    network: Network
+    trainable: keras.Model  # the network's tail, or a copy in the precision to train in
     activations: Activations
-    state: Path
-    seconds: dict[str, float] = field(default_factory=dict)
+    folder: Path  # of what is kept while the run is unfinished
+    seconds: dict[str, float]
+    started: float
     history: list[dict] = field(default_factory=list)
-    # Per stage the probabilities for the test and for the validation split.
-    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
-    validation: dict[str, np.ndarray] = field(default_factory=dict)
-    trained: dict[str, int] = field(default_factory=dict)
+    probabilities: dict[str, dict[str, np.ndarray]] = field(
+        default_factory=lambda: {"test": {}, "val": {}}
+    )
+    trained_parameters: dict[str, int] = field(default_factory=dict)
     interpolation: dict[str, float] | None = None
 
-    def evaluation(self, split: str, plain: np.ndarray) -> Batches:
-        rows = self.dataset.rows(split)
-        return Batches([plain], [rows], self.one_hot(rows), EVALUATION_BATCH)
-
-    @cached_property
-    def train_rows(self) -> np.ndarray:
-        """Positions, among the training images, of those to train on."""
-        targets = self.dataset.targets[self.dataset.rows("train")]
-        order = np.random.default_rng(self.config.seed).permutation(len(targets))
-        by_class = pd.Series(targets[order]).groupby(targets[order]).cumcount().to_numpy()
-        return np.sort(order[by_class < (self.config.train_images_per_class or len(targets))])
-
-    def one_hot(self, rows: np.ndarray) -> np.ndarray:
-        return np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.targets[rows]]
+    def evaluation(self, split: str, plain: np.ndarray | None = None) -> Batches:
+        """Return a split in order: of the plain activations, or of another array of all images."""
+        rows = self.inputs.dataset.rows(split)
+        array = self.activations.plain if plain is None else plain
+        return Batches([(array, rows)], self.inputs.one_hot(rows), EVALUATION_BATCH)
 
 
 def train_and_evaluate(
@@ -90,9 +81,8 @@ def train_and_evaluate(
         config: what to run.
         data: see `registry.load`.
         force: run again although a finished run is on disk.
-        precision: to compute in, frozen part and training; default:
-            `runtime.fast_precision`. The network stored is float32.
-        devices: how many share every batch, see `parallel.data_parallel`.
+        precision: see `Inputs`; default: `runtime.fast_precision`.
+        devices: how many share every batch, see `data_parallel.data_parallel`.
 
     Returns:
         the folder with the results, see `results`.
@@ -100,215 +90,118 @@ def train_and_evaluate(
     Raises:
         InputError: if images, weights or settings cannot be used.
     """
-    _check(config)
-    backbone = backbones.backbone_by_name(config.backbone)
-    config = replace(config, finetune_rate=config.finetune_rate or backbone.finetune_rate)
-    dataset = registry.load(config.dataset, config.label_level, data)
-    if config.resplit:
-        dataset = audit.resplit(dataset, dataset.pixels(audit.SIZE))
-    scratch = config.strategy == "scratch"
-    source = weights.resolve(backbone, "random" if scratch else config.weights, config.seed)
-    precision = precision or runtime.fast_precision(backbone.bfloat16)
-    # What the weights are counts, not the way they were asked for.
-    settings = config.to_dict() | {"weights": source.digest}
-    identity = sha256_json([settings, dataset.digest])[:8]
-    name = f"{dataset.name}-{backbone.key}-{config.strategy}-{config.size}px-seed{config.seed}"
-    folder = PATHS.results / f"{name}-{identity}"
-    if folder.exists() and not force:
-        return folder
-    with exclusive(folder):
-        # While this process waited, another may have finished the same run.
-        if force or not folder.exists():
-            _say_unless_imagenet(backbone, source)
-            with data_parallel(devices):
-                _execute(config, dataset, source, precision, devices, folder)
-    return folder
+    inputs = gather(config, data, precision, devices)
+    if not force and (finished := results.find(inputs.identity)):
+        return finished
+    # One process at a time computes a run, however its images are called.
+    with exclusive(PATHS.cache / "runs" / inputs.identity), exclusive(inputs.folder):
+        if not force and (finished := results.find(inputs.identity)):
+            return finished
+        with data_parallel(devices):
+            state = _compute_frozen_part(inputs)
+            _train(state)
+            return _save(state)
 
 
-def _execute(
-    config: RunConfig,
-    dataset: Dataset,
-    source: weights.SourceWeights,
-    precision: str,
-    devices: int,
-    folder: Path,
-) -> None:
-    backbone = backbones.backbone_by_name(config.backbone)
-    scratch = config.strategy == "scratch"
-    started = time.perf_counter()
-    seconds: dict[str, float] = {}
+# --- the frozen part ----------------------------------------------------------------------------
+
+
+def _compute_frozen_part(inputs: Inputs) -> _State:
+    """Decode the images, build the network and compute what never changes, each once."""
+    started, seconds = time.perf_counter(), {}
+    config, dataset = inputs.config, inputs.dataset
+    if inputs.source.source in weights.MAKESHIFT:
+        print(f"WARNING: {inputs.backbone.name}: {inputs.source.source}", file=sys.stderr)
+    network, fast = build_networks(inputs)
+    _say_what_it_takes(inputs, fast)
     with _timed(seconds, "decode"):
         pixels = dataset.pixels(config.size, config.crop)
-    runtime.make_deterministic(config.seed)
-    if source.source == weights.RANDOM:
-        train = dataset.rows("train")
-        some = pixels[train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]]
-        source = replace(
-            source, values=weights.estimate_batch_norm_statistics(backbone, source.values, some)
-        )
-    if config.divide_by_255:
-        backbone = replace(backbone, preprocess_input=backbones.divide_by_255)
-
-    def build() -> backbones.Network:
-        return backbones.build_network(
-            backbone,
-            len(dataset.classes),
-            config.size,
-            source.values,
-            frozen=not scratch,
-            update_batch_norm=config.update_batch_norm,
-        )
-
-    network = trained = build()
-    if precision != "float32":
-        with runtime.dtype_policy(precision):
-            trained = build()
-    activations = _activations(
-        config, backbone, dataset, source, network, trained.prefix, precision
-    )
+    if inputs.source.source == weights.RANDOM:
+        network, fast = build_networks(inputs, pixels)
+    frozen = frozen_part(inputs, fast, network.pool)
+    with exclusive(frozen.folder):  # runs side by side that differ in the seed share them
+        activations = frozen.compute(pixels, dataset.rows("train"), config.views)
     seconds["frozen"] = activations.seconds
-    state = PATHS.cache / "runs" / folder.name
-    state = _State(config, dataset, network, trained.tail, activations, state, seconds)
-    if scratch:
+    folder = PATHS.cache / "runs" / inputs.identity
+    return _State(inputs, pixels, network, fast.tail, activations, folder, seconds, started)
+
+
+def _say_what_it_takes(inputs: Inputs, fast: Network) -> None:
+    config, dataset = inputs.config, inputs.dataset
+    frozen = frozen_part(inputs, fast, fast.pool)
+    count, train = len(dataset.index), len(dataset.rows("train"))
+    missing = frozen.missing_bytes((count, train), config.size, config.views)
+    if not dataset.pixels_file(config.size, config.crop).exists():
+        missing += count * config.size**2 * 3
+    note(
+        f"{inputs.folder.name}: its cache needs {missing / 1e6:,.1f} MB more below {PATHS.cache}; "
+        "«python -m fruitveg_tl clean» frees it"
+    )
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def _train(state: _State) -> None:
+    config = state.inputs.config
+    if not state.inputs.transfer:
         _train_tail(state, SCRATCH, config.scratch_rate)
-    else:
-        if config.probe_first:
-            _linear_probe(state)
-        _train_tail(state, FINETUNED, config.finetune_rate)
-
-    provenance = {
-        "dataset": {
-            "name": dataset.name,
-            "sha256": dataset.digest,
-            "classes": list(dataset.classes),
-            "images": dataset.split_sizes() | {"train": len(state.train_rows)},
-        },
-        "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
-        "trained_parameters": state.trained,
-        "interpolation": state.interpolation,
-        "frozen_precision": None if scratch else precision,
-        "training_precision": precision,
-        "frozen_part_reused": activations.reused,
-        "model_difference": _whole_model_difference(state),
-        "seconds": seconds | {"this_call": time.perf_counter() - started},
-        "environment": runtime.environment() | {"devices": devices},
-    }
-    results.write(
-        folder,
-        config,
-        provenance,
-        state.history,
-        dataset,
-        state.probabilities,
-        state.validation,
-        network.model,
-    )
-    shutil.rmtree(state, ignore_errors=True)
+        return
+    if config.probe_first:
+        _train_linear_probe(state)
+    _train_tail(state, FINETUNED, config.finetune_rate)
 
 
-def _check(config: RunConfig) -> None:
-    if config.strategy not in ("transfer", "scratch"):
-        raise InputError(f"unknown strategy {config.strategy!r}; choose transfer or scratch")
-    if config.size < 32:
-        raise InputError(f"size {config.size}: the backbones need at least 32 pixels")
-    if config.views < 0 or min(config.probe_epochs, config.finetune_epochs) < 1:
-        raise InputError("views must be 0 or more, and every phase needs at least one epoch")
-    if not 0 < config.crop <= 1:
-        raise InputError(f"crop {config.crop}: a fraction of the image, above 0 and at most 1")
-    if config.soup < 1 or not 0 <= config.logit_adjustment <= 1:
-        raise InputError(
-            "a soup needs at least one training, and logit_adjustment is between 0 and 1"
-        )
-    if config.soup > 1 and config.strategy == "scratch":
-        raise InputError("a soup averages fine-tunings from one probe; from scratch there is none")
-    if config.train_images_per_class is not None and config.train_images_per_class < 1:
-        raise InputError("at least one image of each class is needed to train on")
-
-
-def _say_unless_imagenet(backbone: backbones.Backbone, source: weights.SourceWeights) -> None:
-    if source.source in weights.MAKESHIFT:
-        print(f"WARNING: {backbone.name}: {source.source}", file=sys.stderr)
-
-
-def _activations(
-    config: RunConfig,
-    backbone: backbones.Backbone,
-    dataset: Dataset,
-    source: weights.SourceWeights,
-    network: backbones.Network,
-    prefix: keras.Model | None,
-    precision: str,
-) -> Activations:
-    pixels = dataset.pixels(config.size, config.crop)
-    decoded = dataset.pixels_key(config.size, config.crop)
-    if prefix is None:
-        key = activations_key(decoded, "pixels", "", "uint8")
-        pool = None
-    else:
-        part = f"{backbone.key} to {backbone.boundary}" + "/255" * config.divide_by_255
-        key = activations_key(decoded, part, source.digest, precision)
-        pool = network.pool
-    folder = PATHS.cache / "activations" / f"{backbone.key}-{config.size}px-{key}"
-    with exclusive(folder):  # runs side by side that differ in the seed share them
-        return compute_activations(
-            pixels, dataset.rows("train"), prefix, pool, config.views, folder
-        )
-
-
-def _linear_probe(state: _State) -> None:
+def _train_linear_probe(state: _State) -> None:
     """Train a softmax layer on pooled features and hand its weights to the network's head."""
-    config, found = state.config, state.activations
+    config, activations, dataset = state.inputs.config, state.activations, state.inputs.dataset
     keras.utils.set_random_seed(config.seed)
-    probe = keras.Sequential(
-        [
-            keras.Input(found.pooled_plain.shape[1:]),
-            keras.layers.Dense(len(state.dataset.classes), "softmax"),
-        ]
+    head = keras.layers.Dense(len(dataset.classes), "softmax")
+    probe = keras.Sequential([keras.Input(activations.pooled_plain.shape[1:]), head])
+    views = [activations.pooled_plain, *activations.pooled_views]
+    _fit(
+        state,
+        probe,
+        views,
+        Phase(PROBE, config.probe_epochs, config.probe_rate, 0.0, config.patience),
     )
-    views = [found.pooled_plain, *found.pooled_views]
-    _fit(state, PROBE, probe, views, config.probe_rate, config.probe_epochs, mixup=0)
-    state.network.head.set_weights(probe.layers[-1].get_weights())
-    for split, stages in (("test", state.probabilities), ("val", state.validation)):
-        features = found.pooled_plain[state.dataset.rows(split)]
-        stages[PROBE] = predict_on_batch(probe, features)
+    state.network.head.set_weights(head.get_weights())
+    for split, stages in state.probabilities.items():
+        stages[PROBE] = predict_on_batch(probe, activations.pooled_plain[dataset.rows(split)])
 
 
 def _train_tail(state: _State, stage: str, rate: float) -> None:
-    tail, trainable, found = state.network.tail, state.trainable_tail, state.activations
-    start = tail.get_weights()
-    views, config = [found.plain, *found.views], state.config
+    """Train what lies behind the boundary, several times for a soup, and predict with it."""
+    config, tail, start = state.inputs.config, state.network.tail, state.network.tail.get_weights()
+    views = [state.activations.plain, *state.activations.views]
+    members = config.soup if stage == FINETUNED else 1
     ends = []
-    for member in range(config.soup if stage == FINETUNED else 1):
-        trainable.set_weights(start)
-        _fit(state, stage, trainable, views, rate, config.finetune_epochs, config.mixup, member)
-        ends.append(trainable.get_weights())
+    for member in range(members):
+        state.trainable.set_weights(start)
+        # Which epoch is best on few images varies by chance; the mean over a soup varies less.
+        patience = config.patience if members == 1 else None
+        phase = Phase(stage, config.finetune_epochs, rate, config.mixup, patience, member, members)
+        _fit(state, state.trainable, views, phase)
+        ends.append(state.trainable.get_weights())
     tail.set_weights([np.mean(arrays, axis=0) for arrays in zip(*ends, strict=True)])
-    if stage == FINETUNED and config.soup == 1:
+    if stage == FINETUNED and members == 1:
         tail.compile(loss="categorical_crossentropy")
-        state.interpolation = interpolate(tail, start, state.evaluation("val", found.plain))
+        state.interpolation = interpolate(tail, start, state.evaluation("val"))
     with _timed(state.seconds, "evaluation"):
-        state.probabilities[stage] = predict(tail, state.evaluation("test", found.plain))
-        state.validation[stage] = predict(tail, state.evaluation("val", found.plain))
+        for split, stages in state.probabilities.items():
+            stages[stage] = predict(tail, state.evaluation(split))
 
 
-def _fit(
-    state: _State,
-    stage: str,
-    model: keras.Model,
-    views: Sequence[np.ndarray],
-    rate: float,
-    epochs: int,
-    mixup: float,
-    member: int = 0,
-) -> None:
-    config, dataset = state.config, state.dataset
-    train = dataset.rows("train")[state.train_rows]
+def _fit(state: _State, model: keras.Model, views: Sequence[np.ndarray], phase: Phase) -> None:
+    """Train a model on the views by the phase's schedule, and note what that took."""
+    inputs, config = state.inputs, state.inputs.config
+    train = inputs.dataset.rows("train")[inputs.train_rows]
     # The plain view holds every image, an augmented one the training images alone.
-    rows = [train] + [state.train_rows] * (len(views) - 1)
-    targets = state.one_hot(train)
-    steps = epochs * -(-len(train) // config.batch_size)
+    pairs = [(views[0], train)] + [(view, inputs.train_rows) for view in views[1:]]
+    targets = inputs.one_hot(train)
+    steps = phase.epochs * -(-len(train) // config.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(
-        rate / 10, steps, alpha=0.01, warmup_target=rate, warmup_steps=steps // 10
+        phase.rate / 10, steps, alpha=0.01, warmup_target=phase.rate, warmup_steps=steps // 10
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
@@ -317,26 +210,71 @@ def _fit(
     )
 
     def batches(epoch: int) -> Batches:
-        rng = np.random.default_rng([config.seed, len(stage), epoch, member])
-        return Batches(views, rows, targets, config.batch_size, rng, mixup)
+        seed = [config.seed, PHASE_SEEDS[phase.stage], epoch, phase.member]
+        rng = np.random.default_rng(seed)
+        return Batches(pairs, targets, config.batch_size, rng, phase.mixup)
 
     validation = state.evaluation("val", views[0])
-    # Which epoch is best on few images is luck in part; the mean over a soup has less of it.
-    patience = None if stage == FINETUNED and config.soup > 1 else config.patience
-    what = f"{stage}, {member + 1} of {config.soup}" if member else stage
-    history = fit_resumable(model, batches, validation, epochs, patience, state.state / what, what)
+    history = fit_resumable(model, batches, validation, phase, state.folder / phase.title)
     spent = sum(record.pop("seconds") for record in history)
-    state.seconds[stage] = state.seconds.get(stage, 0) + spent
-    state.history += [{"stage": stage, **record} for record in history]
-    state.trained[stage] = backbones.trainable_parameters(model)
+    state.seconds[phase.stage] = state.seconds.get(phase.stage, 0) + spent
+    state.history += [{"stage": phase.stage, **record} for record in history]
+    state.trained_parameters[phase.stage] = trainable_parameters(model)
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def _save(state: _State) -> Path:
+    """Evaluate on the test split, store everything in one piece, and forget the unfinished run."""
+    inputs, dataset = state.inputs, state.inputs.dataset
+    targets = dataset.targets[dataset.rows("test")]
+    test = state.probabilities["test"]
+    outcome = results.Outcome(
+        inputs.config,
+        _provenance(state),
+        state.history,
+        {
+            split: dataset.index.loc[dataset.rows(split), ["path", "label"]]
+            for split in ("test", "val")
+        },
+        state.probabilities,
+        {stage: metrics.evaluate(targets, p) for stage, p in test.items()},
+        metrics.classification_report(targets, list(test.values())[-1], dataset.classes),
+        state.network.model,
+    )
+    results.save(inputs.folder, outcome)
+    shutil.rmtree(state.folder, ignore_errors=True)
+    return inputs.folder
+
+
+def _provenance(state: _State) -> dict:
+    inputs, dataset, source = state.inputs, state.inputs.dataset, state.inputs.source
+    counts = dataset.split_sizes() | {"train": len(inputs.train_rows)}
+    return {
+        "dataset": {
+            "name": dataset.name,
+            "sha256": dataset.digest,
+            "classes": list(dataset.classes),
+            "images": counts,
+        },
+        "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
+        "trained_parameters": state.trained_parameters,
+        "interpolation": state.interpolation,
+        "frozen_precision": inputs.precision if inputs.transfer else None,
+        "training_precision": inputs.precision,
+        "frozen_part_reused": state.activations.reused,
+        "model_difference": _whole_model_difference(state),
+        "seconds": state.seconds | {"this_call": time.perf_counter() - state.started},
+        "environment": runtime.environment() | {"devices": inputs.devices},
+    }
 
 
 def _whole_model_difference(state: _State) -> float:
     """Largest difference between the saved network's and the tail's probabilities on 32 images."""
-    rows = state.dataset.rows("test")[:32]
-    pixels = state.dataset.pixels(state.config.size, state.config.crop)[rows].astype(np.float32)
-    whole = predict_on_batch(state.network.model, pixels)
-    stored = list(state.probabilities.values())[-1][:32]
+    rows = state.inputs.dataset.rows("test")[:32]
+    whole = predict_on_batch(state.network.model, state.pixels[rows].astype(np.float32))
+    stored = list(state.probabilities["test"].values())[-1][:32]
     return float(np.abs(whole - stored).max())
 
 

@@ -8,18 +8,23 @@ from conftest import PROJECT
 
 from fruitveg_tl import config, results
 from fruitveg_tl.data import grocery
+from fruitveg_tl.reporting import tables
 from fruitveg_tl.utils.errors import InputError
 
-SCORE_NAMES = (*results.SCORES.values(), "precision_weighted")
+SCORE_NAMES = (*tables.SCORES.values(), "precision_weighted")
 
 
-def make_run(folder, backbone="vgg16", seed=0, accuracy=0.5, weights="ImageNet (Keras)", size=64):
+def make_run(folder, backbone="vgg16", seed=0, accuracy=0.5, size=64, **other):
     """Write the three files that the table is made of."""
     folder.mkdir(parents=True)
     settings = config.RunConfig("set", backbone, seed=seed, size=size)
     provenance = {
-        "dataset": {"name": "set", "sha256": "0"},
-        "weights": {"source": weights, "file": None, "sha256": None},
+        "dataset": {"name": "set", "sha256": other.get("content", "5e7")},
+        "weights": {
+            "source": other.get("weights", "ImageNet (Keras)"),
+            "file": None,
+            "sha256": None,
+        },
         "trained_parameters": {"linear probe": 1000, "fine-tuned": 12345},
         "seconds": {"frozen": 100, "linear probe": 10, "fine-tuned": 40},
     }
@@ -40,7 +45,7 @@ def test_seeds_are_summarised_and_settings_kept_apart(tmp_path):
         make_run(tmp_path / f"a{seed}", seed=seed, accuracy=accuracy)
     make_run(tmp_path / "b", size=96)
     make_run(tmp_path / "c", "resnet50", weights="none (random)")
-    table = results.table(results.read(tmp_path))
+    table = tables.evaluated_models(results.read(tmp_path))
     assert len(table) == 6
     row = table[(table["Model"] == "VGG16") & (table["Pixels"] == 64)].iloc[0]
     assert row["Stage"] == "linear probe" and row["Seeds"] == 3
@@ -54,6 +59,14 @@ def test_seeds_are_summarised_and_settings_kept_apart(tmp_path):
         assert title in table.columns
 
 
+def test_other_images_under_the_same_name_are_told_apart(tmp_path):
+    make_run(tmp_path / "before", content="01234567ab", accuracy=0.5)
+    make_run(tmp_path / "after", content="fedcba9876", accuracy=0.6)
+    table = tables.evaluated_models(results.read(tmp_path))
+    assert len(table) == 4 and set(table["Seeds"]) == {1}
+    assert set(table["Dataset"]) == {"set (01234567)", "set (fedcba98)"}
+
+
 def test_a_run_being_written_or_without_metrics_is_not_read(tmp_path):
     make_run(tmp_path / "whole")
     make_run(tmp_path / ".half.tmp" / "half")
@@ -65,24 +78,24 @@ def test_a_run_being_written_or_without_metrics_is_not_read(tmp_path):
 def test_marked_part_is_filled_and_the_rest_kept(tmp_path):
     make_run(tmp_path / "a")
     runs = results.read(tmp_path)
-    text = "before\n<!-- results set -->\nold\n<!-- /results -->\nafter\n"
-    filled = results.fill(text, runs)
+    text = "before\n<!-- results 5e7 -->\nold\n<!-- /results -->\nafter\n"
+    filled = tables.fill(text, runs)
     assert "old" not in filled and "| VGG16 | 64 | linear probe |" in filled
-    assert filled.startswith("before\n<!-- results set -->\n") and filled.endswith("\nafter\n")
-    assert results.fill(filled, runs) == filled
-    with pytest.raises(InputError, match="no finished run of other"):
-        results.fill(text.replace("results set", "results other"), runs)
+    assert filled.startswith("before\n<!-- results 5e7 -->\n") and filled.endswith("\nafter\n")
+    assert tables.fill(filled, runs) == filled
+    with pytest.raises(InputError, match="no finished run on images 07he7"):
+        tables.fill(text.replace("results 5e7", "results 07he7"), runs)
 
 
 def test_markdown_has_one_line_per_row():
-    text = results.markdown(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}))
+    text = tables.markdown(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}))
     assert text == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
 
 
 def test_readme_shows_what_the_committed_results_say():
     readme = (PROJECT / "README.md").read_text()
-    assert re.search(r"<!-- results grocery-coarse -->", readme)
-    assert results.fill(readme, results.read(PROJECT / "data" / "results")) == readme
+    assert re.search(r"<!-- results bc873370 -->", readme)
+    assert tables.fill(readme, results.read(PROJECT / "data" / "results")) == readme
 
 
 def test_committed_metrics_follow_from_the_committed_probabilities():

@@ -9,14 +9,17 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import write_images
 from processes import contents, finish, start
 
 from fruitveg_tl import config, results
 from fruitveg_tl import run as steps
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.inputs import Inputs
 from fruitveg_tl.models import backbones, weights
 from fruitveg_tl.predict import newest_run, predict
+from fruitveg_tl.reporting import tables
 from fruitveg_tl.run import train_and_evaluate
 from fruitveg_tl.utils.errors import InputError
 
@@ -62,7 +65,7 @@ def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch)
     trained, fit = {}, steps.fit_resumable
 
     def spy(model, *arguments):
-        trained[arguments[-1]] = {layer.compute_dtype for layer in model.layers}
+        trained[arguments[-2].stage] = {layer.compute_dtype for layer in model.layers}
         return fit(model, *arguments)
 
     monkeypatch.setattr(steps, "fit_resumable", spy)
@@ -105,7 +108,7 @@ def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypa
     )
     assert len(tuned) == 2 and tuned["loss"].iloc[0] == one["loss"].iloc[0]
     assert results.load(folder).provenance["interpolation"] is None
-    table = results.table(results.read())
+    table = tables.evaluated_models(results.read())
     assert set(table["Stage"]) == {"linear probe", "fine-tuned", "fine-tuned, soup 2"}
 
 
@@ -116,11 +119,11 @@ def test_a_soup_stopped_in_its_second_training_ends_like_an_undisturbed_one(
     fit = steps.fit_resumable
     whole = contents(train_and_evaluate(soup))
 
-    def stopped(model, train, validation, epochs, patience, folder, what):
-        if what == "fine-tuned, 2 of 2":
-            fit(model, train, validation, 1, patience, folder, what)
+    def stopped(model, train, validation, phase, folder):
+        if phase.title == "fine-tuned, 2 of 2":
+            fit(model, train, validation, replace(phase, epochs=1), folder)
             raise KeyboardInterrupt
-        return fit(model, train, validation, epochs, patience, folder, what)
+        return fit(model, train, validation, phase, folder)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(steps, "fit_resumable", stopped)
@@ -138,7 +141,8 @@ def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
     for run, expected in zip((whole, cropped), stored, strict=True):
         prediction = predict([image], run)[0][results.load(run).classes]
         np.testing.assert_allclose(prediction, expected, atol=0.02)
-    assert np.abs(stored[0] - stored[1]).max() > 1e-4
+    probed = [results.load(run).probabilities["linear probe"] for run in (whole, cropped)]
+    assert np.abs(probed[0] - probed[1]).max() > 1e-4
 
 
 def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
@@ -159,6 +163,37 @@ def test_seed_images_and_settings_make_other_runs(finished, quick):
     folder = Path(quick.dataset) / "test" / "apple"
     (folder / "0.jpg").write_bytes((folder / "1.jpg").read_bytes())
     assert len(others | {finished, train_and_evaluate(quick)}) == 4
+
+
+def test_the_same_images_are_one_run_however_they_are_called(finished, quick, monkeypatch):
+    folder = Path(quick.dataset)
+    stamp = (finished / "metrics.json").stat().st_mtime_ns
+    monkeypatch.chdir(folder.parent)
+    for spelling in (folder.name, f"{folder}/", f"./{folder.name}/../{folder.name}"):
+        assert train_and_evaluate(replace(quick, dataset=spelling)) == finished
+    moved = folder.rename(folder.with_name("moved and renamed"))
+    assert train_and_evaluate(replace(quick, dataset=str(moved))) == finished
+    monkeypatch.setenv("HOME", str(moved.parent))
+    assert train_and_evaluate(replace(quick, dataset=f"~/{moved.name}")) == finished
+    assert (finished / "metrics.json").stat().st_mtime_ns == stamp
+    # Other names in another order: stored predictions would stand beside the wrong images.
+    first = min((moved / "test" / "apple").iterdir())
+    first.rename(first.with_name("z.jpg"))
+    assert train_and_evaluate(replace(quick, dataset=str(moved))) != finished
+
+
+def test_levels_of_labels_are_refused_where_there_are_none(home, quick):
+    with pytest.raises(InputError, match="only grocery has them"):
+        train_and_evaluate(replace(quick, label_level="fine"))
+
+
+def test_labels_are_text_also_where_they_look_like_numbers_or_nothing(home, quick, tmp_path):
+    folder = write_images(tmp_path / "odd", ("001", "2.5", "NA"))
+    run = results.load(train_and_evaluate(replace(quick, dataset=str(folder))))
+    assert run.classes == ["001", "2.5", "NA"]
+    assert run.targets.tolist() == sorted(run.targets) and set(run.targets) == {0, 1, 2}
+    shown = metrics.evaluate(run.targets, run.probabilities["fine-tuned"])
+    assert shown == run.scores["fine-tuned"]
 
 
 def test_scratch_trains_everything_and_never_transfers(home, quick):
@@ -192,13 +227,15 @@ def test_the_way_weights_were_asked_for_does_not_make_another_run(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strategy": "magic"}, "unknown strategy"),
-        ({"size": 16}, "at least 32"),
-        ({"finetune_epochs": 0}, "at least one epoch"),
-        ({"soup": 0}, "at least one training"),
-        ({"soup": 2, "strategy": "scratch"}, "from scratch there is none"),
-        ({"logit_adjustment": 2.0}, "between 0 and 1"),
-        ({"crop": 0.0}, "above 0"),
+        ({"strategy": "magic"}, "strategy: 'magic' is unknown; choose transfer or scratch"),
+        ({"size": 16}, "size: 16 is too small; at least 32"),
+        ({"finetune_epochs": 0}, "finetune_epochs: 0 .* at least 1"),
+        ({"seed": -1}, "seed: -1 .* at least 0"),
+        ({"views": 2.5}, "views: 2.5 is no int"),
+        ({"soup": 0}, "soup: 0 .* at least 1"),
+        ({"soup": 2, "strategy": "scratch"}, "scratch has no probe"),
+        ({"logit_adjustment": 2.0}, "at most 1"),
+        ({"crop": 0.0}, "crop: 0.0 is too small"),
         ({"backbone": "alexnet"}, "unknown backbone"),
     ],
 )
@@ -247,12 +284,18 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
     assert list(direct.scores) == ["fine-tuned"]
     assert resplit.provenance["dataset"]["name"] == "images-resplit"
     runs = results.read()
-    stages = set(results.table(runs)["Stage"])
+    stages = set(tables.evaluated_models(runs)["Stage"])
     assert "fine-tuned, train_images_per_class 2, probe_first False" in stages
     assert "fine-tuned, resplit True, divide_by_255 True, views 0" in stages
-    filled = results.fill("<!-- results images --><!-- /results -->", runs)
+    content = results.load(finished).provenance["dataset"]["sha256"]
+    filled = tables.fill(f"<!-- results {content} --><!-- /results -->", runs)
     assert "train_images_per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
-    assert results.load(finished).config.to_dict().keys().isdisjoint(config.ABLATIONS)
+    assert (
+        results.load(finished)
+        .config.to_dict()
+        .keys()
+        .isdisjoint(f.name for f in config.settings(config.ABLATION))
+    )
     assert newest_run() == finished
 
 
@@ -260,7 +303,8 @@ def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
     dataset = load(quick.dataset)
 
     def train_rows(**changes):
-        return steps._State(replace(quick, **changes), dataset, None, None, None, None).train_rows
+        settings = replace(quick, **changes)
+        return Inputs(settings, dataset, None, None, "float32", 1).train_rows
 
     some = train_rows(train_images_per_class=3)
     targets = dataset.targets[dataset.rows("train")]
@@ -273,7 +317,7 @@ def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
     assert (
         train_rows().tolist() == train_rows(train_images_per_class=99).tolist() == list(range(24))
     )
-    with pytest.raises(InputError, match="at least one image"):
+    with pytest.raises(InputError, match="at least 1"):
         train_and_evaluate(replace(quick, train_images_per_class=0))
 
 

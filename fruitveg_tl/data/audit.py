@@ -38,7 +38,7 @@ def duplicates(dataset: Dataset, pixels: np.ndarray) -> pd.DataFrame:
     # Slightly above NEAR: the distance is a fraction of the bits, computed in floating point.
     search = NearestNeighbors(radius=(NEAR + 0.5) / HASH_BITS, metric="hamming").fit(hashes)
     distances, neighbours = search.radius_neighbors(hashes)
-    first = np.repeat(np.arange(len(hashes)), [len(found) for found in neighbours])
+    first = np.repeat(np.arange(len(hashes)), [len(near) for near in neighbours])
     second, bits = np.concatenate(neighbours), np.concatenate(distances) * HASH_BITS
     once = first < second
     first, second, bits = first[once], second[once], np.rint(bits[once]).astype(int)
@@ -75,8 +75,8 @@ def leak_gap(correct: np.ndarray, clean: np.ndarray) -> tuple[float, float, floa
     """Return by how much images seen before flatter a network's accuracy.
 
     Args:
-        correct: is each test image classified correctly? Shape (n,); with several seeds the fraction of
-            them that do so.
+        correct: is each test image classified correctly? Shape (n,); with several seeds the
+            fraction of them that do so.
         clean: is it free of leaks, see `leaked_test_rows`? Shape (n,), at least one.
 
     Returns:
@@ -91,10 +91,10 @@ def leak_gap(correct: np.ndarray, clean: np.ndarray) -> tuple[float, float, floa
         return correct[rows].mean() - kept.mean() if len(kept) else 0.0
 
     everything = np.arange(len(correct))
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (everything,), gap, n_resamples=1000, vectorized=False, method="percentile", rng=0
     )
-    low, high = found.confidence_interval
+    low, high = interval.confidence_interval
     return float(gap(everything)), float(low), float(high)
 
 

@@ -1,6 +1,6 @@
 """Seeded random augmentation, by Keras layers, before any preprocessing."""
 
-import keras
+from fruitveg_tl.utils.backend import keras
 
 
 def augmenter(seed: int) -> keras.Sequential:

@@ -41,6 +41,11 @@ class Dataset:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
+    def order(self) -> str:
+        """SHA-256 over the images' contents in the order of the rows, which file names decide."""
+        return hashlib.sha256("".join(self.index["sha256"]).encode()).hexdigest()
+
+    @cached_property
     def targets(self) -> np.ndarray:
         """Class index of every image, shape (n,), int64."""
         return np.searchsorted(np.array(self.classes), self.index["label"].to_numpy(str))
@@ -55,15 +60,17 @@ class Dataset:
 
     def pixels_key(self, size: int, crop: float = 1.0) -> str:
         """Name of the decoded array: what its content depends on, in the order of the rows."""
-        order = hashlib.sha256("".join(self.index["sha256"]).encode()).hexdigest()
         cropped = f"-crop{crop:g}" if crop < 1 else ""
-        return f"{self.name}-{size}px{cropped}-{order[:16]}"
+        return f"{size}px{cropped}-{self.order[:16]}"
+
+    def pixels_file(self, size: int, crop: float = 1.0) -> Path:
+        """Where the decoded array lies, once there is one."""
+        return PATHS.cache / "pixels" / f"{self.pixels_key(size, crop)}.npy"
 
     def pixels(self, size: int, crop: float = 1.0) -> np.ndarray:
         """Decode (once) and map all images: uint8 (n, size, size, 3) in index order."""
         paths = [self.root / path for path in self.index["path"]]
-        file = PATHS.cache / "pixels" / f"{self.pixels_key(size, crop)}.npy"
-        return pixel_array(paths, size, file, crop)
+        return pixel_array(paths, size, self.pixels_file(size, crop), crop)
 
 
 def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) -> Dataset:

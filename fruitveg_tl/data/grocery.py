@@ -56,8 +56,8 @@ def _fetch_grocery(target: Path) -> Path:
         pooch.retrieve(GROCERY_URL, None, archive.name, archive.parent, downloader=client)
         with atomic_path(target) as temporary:
             _unpack(archive, temporary)
-            if (found := content_sha256(temporary / "dataset")) != GROCERY_SHA256:
-                raise ValueError(f"its content has SHA-256 {found}, not {GROCERY_SHA256}")
+            if (content := content_sha256(temporary / "dataset")) != GROCERY_SHA256:
+                raise ValueError(f"its content has SHA-256 {content}, not {GROCERY_SHA256}")
     except Exception as error:  # pooch passes on requests', the system's and zipfile's errors
         archive.unlink(missing_ok=True)
         raise InputError(
@@ -100,13 +100,13 @@ def _refuse_hostile(members: list[zipfile.ZipInfo]) -> None:
         raise ValueError(f"the archive is unsafe: it would unpack to {total:,} bytes")
 
 
-def from_lists(root: Path, label_level: str, kinds: tuple[str, ...]) -> Iterator[Item]:
+def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Iterator[Item]:
     """Yield the images that the set's own split files list.
 
     Args:
         root: the folder with classes.csv and the split files.
         label_level: "coarse" or "fine".
-        kinds: of Fruit, Vegetables and Packages, those to keep.
+        categories: of Fruit, Vegetables and Packages, those to keep.
 
     Raises:
         InputError: if this is not that folder.
@@ -122,7 +122,7 @@ def from_lists(root: Path, label_level: str, kinds: tuple[str, ...]) -> Iterator
     for split in SPLITS:
         for line in (root / f"{split}.txt").read_text().splitlines():
             path, fine, _ = (field.strip() for field in line.split(","))
-            if path.split("/")[1] in kinds:
+            if path.split("/")[1] in categories:
                 yield root / path, names[int(fine)][label_level], split
 
 
@@ -130,12 +130,14 @@ def class_hierarchy(dataset: Dataset) -> pd.DataFrame:
     """Return what the classes of grocery belong to, narrow groups first.
 
     Returns:
-        one row per class, in their order: fruit (e.g. Apple, also of a vegetable) and kind (Fruit,
-        Vegetables or Packages), from the folders of the images.
+        one row per class, in their order: fruit (e.g. Apple, also of a vegetable) and category
+        (Fruit, Vegetables or Packages), from the folders of the images.
     """
     folders = dataset.index["path"].str.split("/", expand=True)
-    found = pd.DataFrame({"fruit": folders[2], "kind": folders[1], "class": dataset.index["label"]})
-    return found.drop_duplicates("class").set_index("class").loc[list(dataset.classes)]
+    hierarchy = pd.DataFrame(
+        {"fruit": folders[2], "category": folders[1], "class": dataset.index["label"]}
+    )
+    return hierarchy.drop_duplicates("class").set_index("class").loc[list(dataset.classes)]
 
 
 def published() -> pd.DataFrame:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, SPLITS
 from fruitveg_tl.data import grocery, kaggle, synthetic
 from fruitveg_tl.data.dataset import Dataset, Item, index
@@ -11,7 +12,9 @@ from fruitveg_tl.data.folders import from_folders
 from fruitveg_tl.utils.errors import InputError
 
 
-def load(name: str, label_level: str = "coarse", data: str | os.PathLike | None = None) -> Dataset:
+def load(
+    name: str, label_level: str | None = None, data: str | os.PathLike | None = None
+) -> Dataset:
     """Find a dataset, fetching or generating it if needed, and index it.
 
     Args:
@@ -19,20 +22,24 @@ def load(name: str, label_level: str = "coarse", data: str | os.PathLike | None 
             published tables), "fruits-veges", or the path of a folder with either
             train/validation/test folders of class folders, or class folders alone (then split
             70/10/20, stratified and seeded).
-        label_level: "coarse" or "fine", for grocery only.
+        label_level: "coarse" or "fine", for grocery only; None is "coarse" there.
         data: a copy already on disk in the upstream layout; default: `FRUITVEG_DATA`.
 
     Raises:
         InputError: naming the file, folder, class or name that cannot be used.
     """
-    data = data or os.environ.get("FRUITVEG_DATA")
-    if label_level not in ("coarse", "fine"):
+    data = data or config.variable("DATA")
+    if label_level not in (None, "coarse", "fine"):
         raise InputError(f"unknown label_level {label_level!r}; choose coarse or fine")
+    if label_level and name not in GROCERY:
+        raise InputError(f"{name}: no levels of labels to choose from; only grocery has them")
+    folder = Path(name).expanduser()
     if name in DATASETS:
-        root, source = DATASETS[name](Path(data) if data else None, label_level)
-        title = f"{name}-{label_level}" if name in GROCERY else name
-    elif Path(name).is_dir():
-        root, source, title = Path(name), from_folders(Path(name)), Path(name).resolve().name
+        level = label_level or "coarse"
+        root, source = DATASETS[name](Path(data) if data else None, level)
+        title = f"{name}-{level}" if name in GROCERY else name
+    elif folder.is_dir():
+        root, source, title = folder, from_folders(folder), folder.resolve().name
     else:
         known = ", ".join(DATASETS)
         raise InputError(f"unknown dataset {name!r}; choose one of {known}, or give a folder")
@@ -52,11 +59,11 @@ def _fruits_veges(data: Path | None, label_level: str) -> tuple[Path, Iterator[I
 
 
 def _grocery(
-    data: Path | None, label_level: str, kinds: tuple[str, ...] = ("Fruit", "Vegetables")
+    data: Path | None, label_level: str, categories: tuple[str, ...] = ("Fruit", "Vegetables")
 ) -> tuple[Path, Iterator[Item]]:
     root = data or grocery.fetch(PATHS.data / "grocery")
     root = root / "dataset" if (root / "dataset").is_dir() else root
-    return root, grocery.from_lists(root, label_level, kinds)
+    return root, grocery.from_lists(root, label_level, categories)
 
 
 def _grocery_all(data: Path | None, label_level: str) -> tuple[Path, Iterator[Item]]:

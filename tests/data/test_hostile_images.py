@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import save_image, unprivileged
+from conftest import problems, save_image, unprivileged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -122,9 +122,8 @@ def refused(images, capsys) -> str:
     """Run, and return the one line on standard error."""
     arguments = ["--dataset", str(images), "--backbones", "vgg16", "--weights", "random"]
     code = cli.main(["run", *arguments, "--size", "32"])
-    lines = capsys.readouterr().err.splitlines()
-    errors = [line for line in lines if not line.startswith("WARNING")]
-    assert code == 2 and len(errors) == 1, lines
+    errors = problems(capsys.readouterr().err)
+    assert code == 2 and len(errors) == 1, errors
     assert str(images) in errors[0]
     return errors[0]
 

@@ -123,10 +123,10 @@ def test_packages_come_with_grocery_all(groceries):
 
 
 def test_levels_say_what_each_class_belongs_to(groceries):
-    levels = grocery.class_hierarchy(load("grocery-all", "fine", groceries))
-    assert levels.index.tolist() == ["Granny-Smith", "Leek", "Oat-Milk", "Pink-Lady"]
-    assert levels["fruit"].tolist() == ["Apple", "Leek", "Milk", "Apple"]
-    assert levels["kind"].tolist() == ["Fruit", "Vegetables", "Packages", "Fruit"]
+    hierarchy = grocery.class_hierarchy(load("grocery-all", "fine", groceries))
+    assert hierarchy.index.tolist() == ["Granny-Smith", "Leek", "Oat-Milk", "Pink-Lady"]
+    assert hierarchy["fruit"].tolist() == ["Apple", "Leek", "Milk", "Apple"]
+    assert hierarchy["category"].tolist() == ["Fruit", "Vegetables", "Packages", "Fruit"]
 
 
 def test_grocery_may_lack_a_class_in_validation_but_not_in_training(groceries):

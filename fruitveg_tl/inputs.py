@@ -1,0 +1,136 @@
+"""What a run starts from, and what tells it from every other run."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fruitveg_tl.config import PATHS, RunConfig
+from fruitveg_tl.data import audit, registry
+from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.models import weights
+from fruitveg_tl.models.backbones import Backbone, backbone_by_name
+from fruitveg_tl.models.network import Network, Variant, build_network
+from fruitveg_tl.training.features import FrozenPart, activations_key
+from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils.backend import keras
+from fruitveg_tl.utils.storage import sha256_json
+
+# Random weights get their BatchNorm statistics from every so many of the training images, and from
+# no fewer than the second number.
+STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a run's result follows from.
+
+    Attributes:
+        config: with the backbone's own fine-tuning rate filled in.
+        dataset: the images, split as the run uses them.
+        backbone: the registry entry.
+        source: the weights to start from.
+        precision: dtype policy of the frozen part and of training; the stored network is float32.
+        devices: how many share every batch.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    backbone: Backbone
+    source: weights.SourceWeights
+    precision: str
+    devices: int
+
+    @property
+    def transfer(self) -> bool:
+        """Whether there is a frozen part."""
+        return self.config.strategy == "transfer"
+
+    @cached_property
+    def identity(self) -> str:
+        """Eight hexadecimal digits: equal for runs that give the same result."""
+        images = [self.dataset.digest, self.dataset.order]
+        return sha256_json([self.config.identity(), self.source.digest, *images])[:8]
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        config = self.config
+        name = f"{self.dataset.name}-{self.backbone.key}-{config.strategy}-{config.size}px"
+        return PATHS.results / f"{name}-seed{config.seed}-{self.identity}"
+
+    @cached_property
+    def train_rows(self) -> np.ndarray:
+        """Positions, among the training images, of those to train on."""
+        targets = self.dataset.targets[self.dataset.rows("train")]
+        order = np.random.default_rng(self.config.seed).permutation(len(targets))
+        by_class = pd.Series(targets[order]).groupby(targets[order]).cumcount().to_numpy()
+        most = self.config.train_images_per_class or len(targets)
+        return np.sort(order[by_class < most])
+
+    def one_hot(self, rows: np.ndarray) -> np.ndarray:
+        """Return the targets of these rows of the index as float32, shape (n, classes)."""
+        return np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.targets[rows]]
+
+
+def gather(
+    config: RunConfig, data: str | None = None, precision: str | None = None, devices: int = 1
+) -> Inputs:
+    """Find the images and the weights of a run; see `train_and_evaluate`."""
+    backbone = backbone_by_name(config.backbone)
+    dataset = registry.load(config.dataset, config.label_level, data)
+    if config.resplit:
+        dataset = audit.resplit(dataset, dataset.pixels(audit.SIZE))
+    choice = "random" if config.strategy == "scratch" else config.weights
+    return Inputs(
+        replace(config, finetune_rate=config.finetune_rate or backbone.finetune_rate),
+        dataset,
+        backbone,
+        weights.resolve(backbone, choice, config.seed),
+        precision or runtime.fast_precision(backbone.bfloat16),
+        devices,
+    )
+
+
+def build_networks(inputs: Inputs, pixels: np.ndarray | None = None) -> tuple[Network, Network]:
+    """Build the network to keep, and the one to compute with: the same where that is float32.
+
+    Args:
+        inputs: of the run.
+        pixels: all images, uint8 (n, size, size, 3), where random weights shall have the BatchNorm
+            statistics of some training images; None leaves the weights as they are.
+    """
+    config, classes = inputs.config, len(inputs.dataset.classes)
+    runtime.make_deterministic(config.seed)
+    start = inputs.source.values
+    if pixels is not None:
+        train = inputs.dataset.rows("train")
+        some = train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]
+        start = weights.estimate_batch_norm_statistics(inputs.backbone, start, pixels[some])
+    variant = Variant(inputs.transfer, config.update_batch_norm, config.divide_by_255)
+    network = build_network(inputs.backbone, classes, config.size, start, variant)
+    if inputs.precision == "float32":
+        return network, network
+    with runtime.dtype_policy(inputs.precision):
+        return network, build_network(inputs.backbone, classes, config.size, start, variant)
+
+
+def frozen_part(inputs: Inputs, fast: Network, pool: keras.Model) -> FrozenPart:
+    """Return the frozen part, in a folder named by all that its output depends on.
+
+    Args:
+        inputs: of the run; from scratch, the output is the pixels themselves.
+        fast: the network to compute with.
+        pool: boundary activations to pooled features, of the network to keep.
+    """
+    config, backbone = inputs.config, inputs.backbone
+    decoded = inputs.dataset.pixels_key(config.size, config.crop)
+    if inputs.transfer:
+        part = f"{backbone.key} to {backbone.boundary}" + "/255" * config.divide_by_255
+        key = activations_key(decoded, part, inputs.source.digest, inputs.precision)
+    else:
+        key, pool = activations_key(decoded, "pixels", "", "uint8"), None
+    folder = PATHS.cache / "activations" / f"{backbone.key}-{config.size}px-{key}"
+    return FrozenPart(fast.prefix, pool, folder)

@@ -1,0 +1,118 @@
+"""Tables of evaluated models, for the terminal, the notebooks and README.md."""
+
+import re
+
+import pandas as pd
+
+from fruitveg_tl.config import STAGES
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.weights import bundled_file, card, training_seconds, trainings
+from fruitveg_tl.utils.errors import InputError
+
+SCORES = {
+    "Accuracy": "accuracy",
+    "Loss": "loss",
+    "Precision": "precision_macro",
+    "Recall": "recall_macro",
+    "F1": "f1_macro",
+    "Top-5": "top5_accuracy",
+}
+
+
+def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of evaluated models: one row per model, stage and setting.
+
+    Args:
+        runs: from `results.read`, not empty.
+
+    Returns:
+        text columns; a score is its mean over the seeds, with half the range from the lowest to
+        the highest seed behind "±" where there are several. Of two sets of images that have the
+        same name, each carries the first digits of its hash.
+    """
+    rows, names = [], _dataset_names(runs)
+    keys = ["content", "model", "size", "stage", "weights", "settings"]
+    for (content, model, size, stage, weights, _), group in runs.groupby(keys, sort=False):
+        special = ", ".join(filter(None, group[["recipe_options", "ablation"]].iloc[0]))
+        rows.append(
+            {
+                "Dataset": names[content],
+                "Model": model,
+                "Pixels": size,
+                "Stage": f"{stage}, {special}" if special else stage,
+                "Weights": weights,
+                **{title: _spread(group[name]) for title, name in SCORES.items()},
+                "Seeds": len(group),
+                "Trained parameters": f"{int(group['parameters'].iloc[0]):,}",
+                "Training time": _duration(group["seconds"].mean()),
+                "order": (names[content], size, STAGES.index(stage), model, weights, special),
+            }
+        )
+    return pd.DataFrame(sorted(rows, key=lambda row: row.pop("order")))
+
+
+def _dataset_names(runs: pd.DataFrame) -> dict[str, str]:
+    """Return a name for every content: the folder's, with a few digits where that is not enough."""
+    names = runs.groupby("content")["dataset"].first()
+    ambiguous = names.duplicated(keep=False)
+    return {k: f"{name} ({k[:8]})" if ambiguous[k] else name for k, name in names.items()}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table as GitHub Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def fill(text: str, runs: pd.DataFrame) -> str:
+    """Replace what stands between `<!-- results CONTENT -->` and `<!-- /results -->` in `text`.
+
+    CONTENT is the beginning of a set's hash. Ablations are left out. `<!-- bundled -->` marks the
+    place of `bundled_weights`.
+
+    Raises:
+        InputError: if a marked set has no finished run.
+    """
+
+    def block(match: re.Match) -> str:
+        chosen = runs[runs["content"].str.startswith(match[2]) & (runs["ablation"] == "")]
+        if not len(chosen):
+            raise InputError(f"no finished run on images {match[2]}; run it first, see README")
+        table = evaluated_models(chosen).drop(columns="Dataset")
+        return f"{match[1]}\n{markdown(table)}\n{match[3]}"
+
+    text = re.sub(r"(<!-- results (\w+) -->).*?(<!-- /results -->)", block, text, flags=re.DOTALL)
+    return re.sub(
+        "(<!-- bundled -->).*?(<!-- /bundled -->)",
+        lambda match: f"{match[1]}\n{markdown(bundled_weights())}\n{match[2]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def bundled_weights() -> pd.DataFrame:
+    """Return one row for each backbone whose weights this project bundles, from their cards."""
+    rows = []
+    for backbone in BACKBONES.values():
+        about = card(backbone)
+        rows.append(
+            {
+                "Backbone": backbone.name,
+                "Accuracy, held out": f"{about['held_out_accuracy']:.3f}",
+                "After rounding": f"{about['held_out_accuracy_rounded']:.3f}",
+                "Epochs": sum(part["recipe"]["epochs"] for part in trainings(about)),
+                "Training": _duration(training_seconds(about)),
+                "MB": f"{bundled_file(backbone).stat().st_size / 1e6:.1f}",
+                "SHA-256": about["sha256"][:8],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _spread(values: pd.Series) -> str:
+    half = (values.max() - values.min()) / 2
+    return f"{values.mean():.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
