@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import MarkdownExporter
 
-from fruitveg_tl.config import PATHS
+from fruitveg_tl.config import PATHS, temporary_variable
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import atomic_path
@@ -47,14 +47,15 @@ def execute(source: Path, target: Path) -> None:
         record_timing=False,
     )
     try:
-        with _quiet_kernel():
-            client.execute(stderr=subprocess.DEVNULL)  # what a cell prints there is kept
+        with _progress_of_kernels() as descriptor:
+            # What a cell prints on standard error is kept all the same.
+            client.execute(stderr=subprocess.DEVNULL, pass_fds=(descriptor,))
     except CellExecutionError as error:
         last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
         raise InputError(f"{source}: a cell failed: {last}") from None
     for cell in notebook.cells:
         if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if not _start_up(output)]
+            cell.outputs = [output for output in cell.outputs if not _is_download(output)]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -119,23 +120,23 @@ def _markdown(notebook: Path, folder: Path) -> str:
     return text
 
 
-def _start_up(output: nbformat.NotebookNode) -> bool:
-    """Tell what libraries say on loading and downloading from real messages."""
-    lines = output.get("text", "").split("\n")
-    noise = ("WARNING: All log messages before absl", "I0000 ", "Downloading data from ")
+def _is_download(output: nbformat.NotebookNode) -> bool:
+    """Tell what Keras says while it downloads from what a cell has to say."""
+    lines = output.get("text", "").splitlines()
     return output.output_type == "stream" and all(
-        line.startswith(noise) for line in lines if line.strip()
+        line.startswith("Downloading data from ") for line in lines if line.strip()
     )
 
 
 @contextmanager
-def _quiet_kernel() -> Iterator[None]:
-    """Tell the kernel, which inherits this environment, to draw no progress bars."""
-    os.environ["FRUITVEG_QUIET"] = "1"
+def _progress_of_kernels() -> Iterator[int]:
+    """Yield a descriptor of this process's standard error, and name it to kernels started here."""
+    descriptor = os.dup(2)
     try:
-        yield
+        with temporary_variable("PROGRESS", str(descriptor)):
+            yield descriptor
     finally:
-        del os.environ["FRUITVEG_QUIET"]
+        os.close(descriptor)
 
 
 def report(folder: Path, in_place: bool = False) -> tuple[Path, Path]:

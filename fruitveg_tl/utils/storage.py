@@ -73,6 +73,13 @@ def new_array(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     return array
 
 
+def remove(folder: Path) -> int:
+    """Remove a folder, if there is one, and return how many bytes that frees."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON with sorted keys, atomically."""
     with atomic_path(path) as temporary:
