@@ -19,8 +19,8 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = BINS
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     # Bins are open on the left: a confidence of exactly 1 belongs to the last one.
-    found = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    predictions = pd.DataFrame({"bin": found, "confidence": confidence, "accuracy": correct})
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    predictions = pd.DataFrame({"bin": bin_of, "confidence": confidence, "accuracy": correct})
     return predictions.groupby("bin").agg(
         images=("accuracy", "size"),
         confidence=("confidence", "mean"),
@@ -30,9 +30,9 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = BINS
 
 def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the mean gap between confidence and accuracy over the bins, 0 to 1 (Guo et al.)."""
-    found = reliability(targets, probabilities)
-    gaps = (found["confidence"] - found["accuracy"]).abs()
-    return float(np.average(gaps, weights=found["images"]))
+    table = reliability(targets, probabilities)
+    gaps = (table["confidence"] - table["accuracy"]).abs()
+    return float(np.average(gaps, weights=table["images"]))
 
 
 def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
@@ -45,8 +45,8 @@ def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
         scaled = special.log_softmax(_logits(probabilities) / np.exp(log_temperature), axis=1)
         return -scaled[np.arange(len(targets)), targets].mean()
 
-    found = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+    minimum = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(minimum.x))
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -58,8 +58,8 @@ def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFram
     """Follow the error rate as the least sure predictions are withheld (El-Yaniv & Wiener 2010).
 
     Returns:
-        one row per number of predictions kept, surest first: coverage (fraction kept), risk (fraction of
-        those that are wrong), confidence (the lowest among them).
+        one row per number of predictions kept, surest first: coverage (fraction kept), risk
+        (fraction of those that are wrong), confidence (the lowest among them).
     """
     confidence = probabilities.max(1)
     order = np.argsort(-confidence, kind="stable")

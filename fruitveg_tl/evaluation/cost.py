@@ -3,19 +3,22 @@
 import json
 import time
 
-import keras
 import numpy as np
 
-from fruitveg_tl.models.backbones import BACKBONES, build_network
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.network import build_network
 from fruitveg_tl.results import Run
 from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.storage import write_json
 
 REPEATS = 30
 
 
 def cost(run: Run) -> dict:
-    """Return what one prediction of a run's network costs on this machine or the one that measured it.
+    """Return what one prediction of a run's network costs.
+
+    Measured once, on this machine or an earlier one that the result names.
 
     Nothing of it depends on the values of the weights, so a network of the same shape is built
     and measured; the result stays in the run's folder as `cost.json`.

@@ -1,13 +1,13 @@
-"""Two tests that a heat map can fail: does it depend on what was learnt, and does it matter?"""
+"""Sanity checks for Grad-CAM: weight randomisation and deletion."""
 
 from collections.abc import Iterator, Sequence
 
-import keras
 import numpy as np
 from scipy import ndimage, stats
 
 from fruitveg_tl.evaluation.gradcam import gradcam
 from fruitveg_tl.models.backbones import Backbone
+from fruitveg_tl.utils.backend import keras
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
@@ -15,18 +15,18 @@ FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 def randomised(
     model: keras.Model, backbone: Backbone, seed: int = 0
 ) -> Iterator[tuple[str, keras.Model]]:
-    """Forget what a network has learnt, from its end to its beginning (Adebayo et al. 2018).
+    """Shuffle a network's weights, from its end to its beginning (Adebayo et al. 2018).
 
-    Forgetting is a shuffle of each kernel: its values stay, their places do not. Biases and
+    Each kernel's values stay, their places do not. Biases and
     BatchNorm stay, so that the activations keep about their size.
 
     Args:
-        model: a whole network from `backbones.build_network` or `model.keras`; it is not changed.
+        model: a whole network from `network.build_network` or `model.keras`; it is not changed.
         backbone: its registry entry.
         seed: of the shuffle.
 
     Yields:
-        what has been forgotten so far ("nothing", "head", "fine-tuned layers", "everything"), and
+        what is shuffled so far ("nothing", "head", "fine-tuned layers", "everything"), and
         such a network; the next one reuses it.
     """
     copy = keras.models.clone_model(model)
@@ -62,24 +62,24 @@ def sanity(
 
     Returns:
         what was forgotten (see `randomised`) to the rank correlation of the maps (Spearman, mean
-        over the images), 1 where nothing was. A map that shows what was learnt loses it; one
+        over the images), 1 where nothing was. A map that shows what the network knows loses it; one
         that merely finds edges keeps it.
     """
     maps = {
         name: gradcam(network, backbone, pixels, classes)
         for name, network in randomised(model, backbone)
     }
-    return {name: _correlation(maps["nothing"], found) for name, found in maps.items()}
+    return {name: _correlation(maps["nothing"], changed) for name, changed in maps.items()}
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     pairs = zip(first, second, strict=True)
     # A map that is the same everywhere ranks nothing: it agrees with no other.
-    found = [
+    correlations = [
         stats.spearmanr(a.ravel(), b.ravel()).statistic if np.ptp(a) and np.ptp(b) else 0.0
         for a, b in pairs
     ]
-    return float(np.mean(found))
+    return float(np.mean(correlations))
 
 
 def deletion(
@@ -109,7 +109,7 @@ def deletion(
 
 
 def random_maps(count: int, cells: int, size: int, seed: int = 0) -> np.ndarray:
-    """Return maps as coarse as Grad-CAM's that know nothing: the control of a deletion curve.
+    """Return maps as coarse as Grad-CAM's that know nothing: the baseline of a deletion curve.
 
     Args:
         count: number of maps.

@@ -1,9 +1,9 @@
 """Where a network looked: Grad-CAM (Selvaraju et al. 2017)."""
 
-import keras
 import numpy as np
 
 from fruitveg_tl.models.backbones import Backbone
+from fruitveg_tl.utils.backend import keras
 
 
 def gradcam(
@@ -16,7 +16,7 @@ def gradcam(
     weight (Selvaraju et al., section 3.1). So no backward pass is needed, on any Keras backend.
 
     Args:
-        model: a whole network from `backbones.build_network` or `model.keras`.
+        model: a whole network from `network.build_network` or `model.keras`.
         backbone: its registry entry; its `last_conv` is read.
         pixels: raw RGB (n, size, size, 3) in 0..255.
         classes: class index to explain for each image, shape (n,).

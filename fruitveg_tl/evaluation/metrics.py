@@ -130,15 +130,15 @@ def bootstrap_interval(
     """
     targets, probabilities = _checked(targets, probabilities)
     predicted = probabilities.argmax(1)
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (np.arange(len(targets)),),
         lambda rows: score(targets[rows], predicted[rows]),
         n_resamples=resamples,
         vectorized=False,
         method="percentile",
         rng=0,
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def sum_by_group(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -155,20 +155,22 @@ def sum_by_group(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.n
     return probabilities @ np.eye(len(names))[position], names.tolist()
 
 
-def mistake_severity(targets: np.ndarray, predicted: np.ndarray, levels: pd.DataFrame) -> pd.Series:
-    """Sort predictions by how wrong they are.
+def mistake_severity(
+    targets: np.ndarray, predicted: np.ndarray, hierarchy: pd.DataFrame
+) -> pd.Series:
+    """Sort predictions by how severe their mistakes are.
 
     Args:
         targets: true class indices, shape (n,).
         predicted: predicted class indices, shape (n,).
-        levels: one row per class in their order; columns name its groups, narrow ones first.
+        hierarchy: one row per class in their order; columns name its groups, narrow ones first.
 
     Returns:
-        fractions of all predictions that sum to 1: "correct"; for each level "same LEVEL", wrong but within
-        that group and no narrower one; "other" in none.
+        fractions of all predictions that sum to 1: "correct"; for each level "same LEVEL", wrong
+        but within that group and no narrower one; "other" in none.
     """
-    groups = {"correct": np.arange(len(levels))}
-    groups |= {f"same {level}": levels[level].to_numpy() for level in levels}
+    groups = {"correct": np.arange(len(hierarchy))}
+    groups |= {f"same {level}": hierarchy[level].to_numpy() for level in hierarchy}
     rest = np.ones(len(targets), bool)
     fractions = {}
     for name, codes in groups.items():

@@ -1,6 +1,6 @@
-"""Which differences between networks are more than the luck of the test images."""
+"""Which differences between networks are more than the choice of the test images explains."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -8,8 +8,23 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from fruitveg_tl.results import Run
+
 RESAMPLES = 2000
 LEVEL = 0.05
+
+
+def correct_fraction(runs: Sequence[Run], stage: str) -> np.ndarray:
+    """Return, for each test image, the fraction of the runs that classify it correctly.
+
+    Args:
+        runs: of the same test images, e.g. one per seed.
+        stage: one of `config.STAGES`.
+
+    Returns:
+        shape (n,), in 0..1.
+    """
+    return np.mean([run.probabilities[stage].argmax(1) == run.targets for run in runs], axis=0)
 
 
 def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -17,11 +32,11 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
     Paired percentile bootstrap over the images (Efron 1979; SciPy, seeded) of the difference
     in accuracy; Holm's correction over all pairs (Holm 1979; statsmodels), because with many pairs
-    one or the other differs by luck.
+    one or the other differs by chance.
 
     Args:
-        correct: name to the fraction of its seeds that classify each image correctly, shape (n,), in
-            0..1; with one seed 0 or 1.
+        correct: name to the fraction of its seeds that classify each image correctly, shape (n,),
+            in 0..1; with one seed 0 or 1.
 
     Returns:
         one row per pair, the better one first: better, worse, difference (of accuracies), low and
@@ -37,11 +52,11 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     for pair in combinations(correct, 2):
         better, worse = sorted(pair, key=lambda name: -np.mean(correct[name]))
         gap = np.asarray(correct[better], float) - np.asarray(correct[worse], float)
-        found = stats.bootstrap(
+        resampled = stats.bootstrap(
             (gap,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0, batch=100
         )
-        below = (found.bootstrap_distribution <= 0).mean()
-        low, high = found.confidence_interval
+        below = (resampled.bootstrap_distribution <= 0).mean()
+        low, high = resampled.confidence_interval
         p = min(1.0, max(2 * below, 1 / RESAMPLES))
         rows.append([better, worse, gap.mean(), low, high, p])
     pairs = pd.DataFrame(rows, columns=["better", "worse", "difference", "low", "high", "p"])

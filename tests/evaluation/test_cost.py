@@ -4,7 +4,8 @@ import pytest
 
 from fruitveg_tl import results
 from fruitveg_tl.evaluation import cost
-from fruitveg_tl.models.backbones import BACKBONES, build_network
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.network import build_network
 
 
 # Billions published for 224 pixels with the 1000-class head (He et al. 2016, Sandler et al. 2018);

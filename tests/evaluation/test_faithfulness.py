@@ -4,7 +4,8 @@ import pytest
 
 from fruitveg_tl.evaluation import faithfulness
 from fruitveg_tl.evaluation.gradcam import gradcam
-from fruitveg_tl.models.backbones import BACKBONES, build_network
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.network import build_network
 
 BACKBONE, SIZE = BACKBONES["vgg16"], 64
 

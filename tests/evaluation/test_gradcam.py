@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from fruitveg_tl.evaluation.gradcam import gradcam
-from fruitveg_tl.models.backbones import BACKBONES, build_network
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.network import build_network
 
 
 @pytest.mark.parametrize("key", BACKBONES)

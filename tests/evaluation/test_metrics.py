@@ -7,14 +7,14 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from fruitveg_tl.evaluation.metrics import (
     accuracy,
-    collapse,
+    bootstrap_interval,
+    classification_report,
     confused_pairs,
     confusion,
     evaluate,
-    interval,
     macro_f1,
-    severity,
-    train_images_per_class,
+    mistake_severity,
+    sum_by_group,
 )
 
 
@@ -63,7 +63,7 @@ def test_zero_division_cases_are_zero():
     # Class 1 is never predicted, class 2 has no images and is never predicted.
     targets = np.array([0, 0, 1])
     probabilities = np.array([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1], [0.5, 0.4, 0.1]])
-    scores = train_images_per_class(targets, probabilities, ["a", "b", "c"])
+    scores = classification_report(targets, probabilities, ["a", "b", "c"])
     assert scores.loc["b", ["precision", "recall", "f1"]].tolist() == [0, 0, 0]
     assert scores.loc["c", ["precision", "recall", "f1", "support"]].tolist() == [0, 0, 0, 0]
     assert evaluate(targets, probabilities)["precision_macro"] == pytest.approx(2 / 9)
@@ -97,16 +97,16 @@ def test_confused_pairs_come_most_frequent_first():
     assert pairs["fraction"].tolist() == [3 / 4, 1 / 6]
 
 
-def test_interval_holds_the_score_and_narrows_with_more_images():
+def test_bootstrap_interval_holds_the_score_and_narrows_with_more_images():
     rng = np.random.default_rng(0)
     widths = []
     for n in (50, 800):
         targets = rng.integers(0, 3, n)
         right = rng.random(n) < 0.8
         probabilities = np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
-        low, high = interval(targets, probabilities)
+        low, high = bootstrap_interval(targets, probabilities)
         assert low < right.mean() < high
-        assert (low, high) == interval(targets, probabilities)
+        assert (low, high) == bootstrap_interval(targets, probabilities)
         widths.append(high - low)
     # Binomial: ± 1.96 √(0.8 · 0.2 / n).
     assert widths[1] == pytest.approx(2 * 1.96 * np.sqrt(0.16 / 800), rel=0.15)
@@ -122,27 +122,27 @@ def test_fast_scores_are_those_of_scikit_learn(seed, n, classes):
 
 
 LEVELS = pd.DataFrame(
-    {"fruit": ["Apple", "Apple", "Pear", "Leek"], "kind": ["Fruit", "Fruit", "Fruit", "Vegetables"]}
+    {"fruit": ["Apple", "Apple", "Pear", "Leek"], "category": ["Fruit"] * 3 + ["Vegetables"]}
 )
 
 
 def test_mistakes_are_sorted_by_how_far_off_they_are():
     targets, predicted = np.array([0, 0, 0, 0, 3]), np.array([0, 1, 2, 3, 3])
-    found = severity(targets, predicted, LEVELS)
-    expected = {"correct": 0.4, "same fruit": 0.2, "same kind": 0.2, "other": 0.2}
+    found = mistake_severity(targets, predicted, LEVELS)
+    expected = {"correct": 0.4, "same fruit": 0.2, "same category": 0.2, "other": 0.2}
     assert found.to_dict() == pytest.approx(expected)
 
 
 @given(st.integers(0, 1000), st.integers(1, 30))
-def test_shares_of_severity_sum_to_one(seed, n):
+def test_fractions_of_severity_sum_to_one(seed, n):
     targets, predicted = np.random.default_rng(seed).integers(0, 4, (2, n))
-    found = severity(targets, predicted, LEVELS)
+    found = mistake_severity(targets, predicted, LEVELS)
     assert found.sum() == pytest.approx(1) and (found >= 0).all()
     assert found["correct"] == pytest.approx(accuracy(targets, predicted))
 
 
 def test_fine_predictions_are_read_at_the_coarse_level_by_their_sums():
     probabilities = np.array([[0.3, 0.3, 0.4, 0.0], [0.1, 0.0, 0.2, 0.7]])
-    coarse, names = collapse(probabilities, LEVELS["fruit"])
+    coarse, names = sum_by_group(probabilities, LEVELS["fruit"])
     assert names == ["Apple", "Leek", "Pear"]
     np.testing.assert_allclose(coarse, [[0.6, 0.0, 0.4], [0.1, 0.7, 0.2]])

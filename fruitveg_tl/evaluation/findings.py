@@ -1,0 +1,191 @@
+"""What is usually said of transfer learning, each claim judged by a rule on measured figures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH
+from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.results import Run
+
+CONFIRMED, QUALIFIED, REFUTED, NOT_MEASURED = "confirmed", "qualified", "refuted", "not measured"
+
+EARLY = 0.5  # of the epochs that training from scratch takes
+CLEAR_GAP = 5.0  # points of accuracy
+SIGNIFICANT = 0.05  # of a p-value
+CLIMB = 0.05  # of the validation loss above its lowest, in nats
+BACKBONE_GAP = 0.02  # of accuracy
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim and what became of it.
+
+    Attributes:
+        claim: what is said of transfer learning.
+        rule: by which it is judged, with its threshold.
+        value: what was measured, in a sentence or two; empty if nothing was.
+        verdict: `CONFIRMED`, `QUALIFIED`, `REFUTED` or `NOT_MEASURED`.
+    """
+
+    claim: str
+    rule: str
+    value: str = ""
+    verdict: str = NOT_MEASURED
+
+    def not_measured(self) -> "Finding":
+        """Return the claim alone, for where its evidence is none."""
+        return Finding(self.claim, self.rule)
+
+    def __str__(self) -> str:
+        return f"{self.value} **{self.verdict.capitalize()} here** ({self.rule}).".strip()
+
+
+def _verdict(holds: bool, limited: bool = False) -> str:
+    return (QUALIFIED if limited else CONFIRMED) if holds else REFUTED
+
+
+def training_is_shorter(transfer: Run, scratch: Run) -> Finding:
+    """Judge by the epoch in which transfer passes the best validation accuracy from scratch."""
+    goal, epochs = scratch.history["val_accuracy"].max(), len(scratch.history)
+    passed = np.flatnonzero(transfer.history["val_accuracy"] >= goal)
+    when = f"is there in epoch {passed[0] + 1}" if len(passed) else "never is"
+    return Finding(
+        "Training is shorter",
+        f"transfer passes the best validation accuracy from scratch within {EARLY:.0%} of the "
+        "epochs that takes",
+        f"From scratch, the validation accuracy reaches {goal:.2f} at best, in {epochs} epochs and "
+        f"{scratch.provenance['seconds'][SCRATCH]:.0f} s. Transfer {when}.",
+        _verdict(len(passed) > 0 and passed[0] < epochs * EARLY),
+    )
+
+
+def few_labels_suffice(curves: Mapping[str, pd.DataFrame]) -> Finding:
+    """Judge by how far transfer is ahead of training from scratch at every number of labels.
+
+    Args:
+        curves: stage to a table with a column mean, the test accuracy; its index is the number of
+            training images per class. Empty if nothing was measured.
+    """
+    claim = "It generalises better from few labels"
+    rule = f"ahead of scratch at every number of labels; clearly, if by {CLEAR_GAP:.0f} points"
+    if not curves:
+        return Finding(claim, rule)
+    ahead = 100 * (curves[FINETUNED]["mean"] - curves[SCRATCH]["mean"])
+    widest = "widest" if ahead.is_monotonic_increasing else "not widest"
+    return Finding(
+        claim,
+        rule,
+        f"With all images, transfer is {ahead.iloc[-1]:+.1f} points from scratch on the test "
+        f"split; with {ahead.index[0]:.0f} of each class {ahead.iloc[0]:+.1f}. The gap is {widest} "
+        "with the most images.",
+        _verdict((ahead > 0).all(), ahead.min() < CLEAR_GAP),
+    )
+
+
+def state_of_the_art(run: Run | None, published: pd.DataFrame) -> Finding:
+    """Judge by the published accuracies that a run reaches.
+
+    Args:
+        run: on the published split and classes; None if there is none.
+        published: from `grocery.published`.
+    """
+    claim = "It gives the state of the art on small data"
+    rule = "ahead of every published figure; qualified, if of some"
+    if run is None:
+        return Finding(claim, rule)
+    reached = run.scores[FINETUNED]["accuracy"]
+    beaten = published[published["fine"] <= reached]
+    best = published.loc[published["fine"].idxmax()]
+    return Finding(
+        claim,
+        rule,
+        f"{run.backbone_name}, with {run.provenance['dataset']['images']['train']} training "
+        f"images, is correct on {reached:.1%} of the fine classes: ahead of {len(beaten)} of "
+        f"{len(published)} published figures, the best of which is {best['fine']:.1%} "
+        f"({best['network']}); all of those were transferred too.",
+        _verdict(len(beaten) > 0, len(beaten) < len(published)),
+    )
+
+
+def source_and_target_must_be_alike(run: Run, in_source: tuple[str, ...]) -> Finding:
+    """Judge by the linear probe's F1 on classes that the source has and on others.
+
+    Args:
+        run: with a linear probe.
+        in_source: classes that the source data set names.
+    """
+    claim = "Source and target must be alike"
+    rule = f"higher F1 on classes that the source names; qualified, if p ≥ {SIGNIFICANT}"
+    report = metrics.classification_report(run.targets, run.probabilities[PROBE], run.classes)
+    f1, known = report["f1"], report.index.isin(in_source)
+    if not known.any():
+        return Finding(claim, rule)
+    p = stats.mannwhitneyu(f1[known], f1[~known]).pvalue
+    return Finding(
+        claim,
+        rule,
+        f"The probe's mean F1 is {f1[known].mean():.2f} on {known.sum()} classes that ImageNet "
+        f"names and {f1[~known].mean():.2f} on the {(~known).sum()} others (Mann–Whitney p = "
+        f"{p:.2g}).",
+        _verdict(f1[known].mean() > f1[~known].mean(), p >= SIGNIFICANT),
+    )
+
+
+def settings_need_care(run: Run) -> Finding:
+    """Judge by how far the validation loss climbs back, and by what of fine-tuning is undone."""
+    tuning = run.history.loc[run.history["stage"] == FINETUNED, "val_loss"]
+    climb, kept = tuning.iloc[-1] - tuning.min(), run.provenance["interpolation"]["alpha"]
+    before, after = run.scores[PROBE], run.scores[FINETUNED]
+    return Finding(
+        "It needs careful settings, or it over- or underfits",
+        f"the validation loss climbs by {CLIMB} above its lowest, or a part of fine-tuning is "
+        "undone",
+        f"{run.backbone_name}'s validation loss ends {climb:.2f} above its lowest, and {kept:.0%} "
+        "of the way from the probe to the fine-tuned weights is kept. Fine-tuning changes its test "
+        f"accuracy from {before['accuracy']:.3f} to {after['accuracy']:.3f} and its test loss from "
+        f"{before['loss']:.2f} to {after['loss']:.2f}.",
+        _verdict(climb > CLIMB or kept < 1),
+    )
+
+
+def backbone_matters(accuracies: Mapping[str, float], weights: str) -> Finding:
+    """Judge by the range of accuracies of several backbones from one source.
+
+    Args:
+        accuracies: of the fine-tuned networks.
+        weights: what they all started from.
+    """
+    low, high = min(accuracies.values()), max(accuracies.values())
+    return Finding(
+        "The choice of backbone matters",
+        f"accuracies differ by more than {100 * BACKBONE_GAP:.0f} points",
+        f"Of the {len(accuracies)} networks that started from «{weights}», fine-tuned accuracies "
+        f"lie between {low:.3f} and {high:.3f}.",
+        _verdict(high - low > BACKBONE_GAP),
+    )
+
+
+def amount_of_data_matters(f1: pd.Series, images: pd.Series, name: str) -> Finding:
+    """Judge by whether the classes with more training images have a higher F1.
+
+    Args:
+        f1: of every class.
+        images: its number of training images, in the same order.
+        name: of the network.
+    """
+    claim = "The amount of data matters"
+    rule = f"positive rank correlation over the classes; qualified, if p ≥ {SIGNIFICANT}"
+    if images.nunique() < 2 or f1.nunique() < 2:
+        return Finding(claim, rule, "All classes have as many training images.")
+    rank = stats.spearmanr(images, f1)
+    return Finding(
+        claim,
+        rule,
+        f"Within {name}, the number of training images of a class and its F1 go together with "
+        f"Spearman's ρ = {rank.statistic:.2f} (p = {rank.pvalue:.2g}).",
+        _verdict(rank.statistic > 0, rank.pvalue >= SIGNIFICANT),
+    )
