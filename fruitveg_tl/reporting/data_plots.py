@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import keras
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 
 from fruitveg_tl.config import SPLITS
 from fruitveg_tl.reporting.style import COLOURS, STYLES, WIDTH, new_figure
+from fruitveg_tl.utils.backend import keras
 
 
 def contact_sheet(

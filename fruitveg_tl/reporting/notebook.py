@@ -1,6 +1,5 @@
-"""What the notebooks share: which experiment, its runs, and how text, tables and figures are shown."""
+"""What the notebooks share: the experiment and its runs; how text, tables and figures are shown."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,16 +10,15 @@ import pandas as pd
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
+from fruitveg_tl import config
 from fruitveg_tl.config import PROFILES, RunConfig
 from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import BUNDLED, MAKESHIFT, RANDOM, card, training_seconds
 from fruitveg_tl.reporting import style
-from fruitveg_tl.results import Run
+from fruitveg_tl.results import MODEL, Run
 from fruitveg_tl.run import train_and_evaluate
-
-NUMBERS = ("size", "views", "probe_epochs", "finetune_epochs")
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,13 @@ class Experiment:
 
     Attributes:
         name: of the dataset, e.g. "grocery".
-        label_level: "coarse" or "fine".
+        label_level: "coarse" or "fine"; None for the data set's own.
         settings: further fields of `RunConfig`.
         seeds: one run for each.
     """
 
     name: str
-    label_level: str
+    label_level: str | None
     settings: dict
     seeds: tuple[int, ...]
 
@@ -61,49 +59,48 @@ class Experiment:
             backbone: e.g. "vgg16".
             network: True if the first run's trained network is needed too. It is not kept in Git,
                 so where it is missing the run is repeated.
-            changes: fields of `RunConfig` that differ from the experiment's, e.g. strategy="scratch".
+            changes: fields of `RunConfig` that differ from the experiment's, e.g.
+                strategy="scratch".
         """
         folders: list[Path] = []
         for seed in self.seeds:
-            config = RunConfig(
-                self.name,
-                backbone,
-                **({"label_level": self.label_level, "seed": seed} | self.settings | changes),
-            )
-            folder = train_and_evaluate(config)
-            if network and not folders and not (folder / "model.keras").exists():
-                folder = train_and_evaluate(config, force=True)
+            fields = {"label_level": self.label_level, "seed": seed} | self.settings | changes
+            run = RunConfig(self.name, backbone, **fields)
+            folder = train_and_evaluate(run)
+            if network and not folders and not (folder / MODEL).exists():
+                folder = train_and_evaluate(run, force=True)
             folders.append(folder)
         return [folder.name for folder in folders]
 
 
 def configure_experiment(
-    dataset: str, label_level: str = "coarse", seeds: Sequence[int] = (0,), **settings
+    dataset: str,
+    label_level: str | None = None,
+    seeds: Sequence[int] = (0,),
+    **settings,
 ) -> Experiment:
-    """Return the experiment a notebook asks for, or the one the environment asks for instead.
+    """Return the experiment a notebook asks for, or the one that variables ask for instead.
 
-    FRUITVEG_DATASET and FRUITVEG_LABEL_LEVEL override the images: the settings given here are
-    then replaced by those of that dataset's profile, with one seed. FRUITVEG_SEEDS (e.g. "0 1 2"),
-    FRUITVEG_SIZE, FRUITVEG_VIEWS, FRUITVEG_PROBE_EPOCHS and FRUITVEG_FINETUNE_EPOCHS override the
-    rest.
+    FRUITVEG_DATASET overrides the images: the settings given here are then replaced by those of
+    that data set's profile, with one seed. FRUITVEG_SEEDS and the variables of
+    `config.OVERRIDES`, e.g. FRUITVEG_SIZE, override the rest.
 
     Args:
-        dataset: see `registry.load`.
+        dataset: a name from `registry.DATASETS` or the path of a folder.
         label_level: "coarse" or "fine", for grocery only.
         seeds: one run for each.
         settings: further fields of `RunConfig`.
+
+    Raises:
+        InputError: naming the variable that is unknown or cannot be used.
     """
-    name = os.environ.get("FRUITVEG_DATASET") or dataset
-    label_level = os.environ.get("FRUITVEG_LABEL_LEVEL") or label_level
+    config.refuse_unknown_variables()
+    name = config.variable("DATASET") or dataset
     if name != dataset:
-        settings, seeds = PROFILES.get(name, {}), (0,)
-    settings = dict(settings)
-    for field in NUMBERS:
-        if value := os.environ.get(f"FRUITVEG_{field.upper()}"):
-            settings[field] = int(value)
-    if value := os.environ.get("FRUITVEG_SEEDS"):
-        seeds = [int(seed) for seed in value.split()]
-    return Experiment(name, label_level, settings, tuple(seeds))
+        settings, seeds, label_level = PROFILES.get(name, {}), (0,), None
+    settings = settings | config.overrides()
+    label_level = settings.pop("label_level", label_level)
+    return Experiment(name, label_level, settings, config.seeds(seeds))
 
 
 def say(text: str) -> None:
@@ -115,15 +112,15 @@ def caveat(run: Run) -> None:
     """Say loudly what a network started from, where that is not what Keras publishes."""
     if run.weights == RANDOM:
         say(
-            f"> **Not transfer.** {run.backbone_name} started from random numbers here. Its figures show "
-            "the procedure, and what it gives when nothing is transferred; they say nothing about "
-            f"how good the pre-trained {run.backbone_name} is."
+            f"> **Not transfer.** {run.backbone_name} starts from random numbers here. Its figures "
+            "show the procedure, and what it gives when nothing is transferred; they say nothing "
+            f"about how good the pre-trained {run.backbone_name} is."
         )
     if run.weights == BUNDLED:
         about = card(BACKBONES[run.config.backbone])
         say(
-            f"> **Source weights made here.** {run.backbone_name} started from bundled weights, not from "
-            f"Keras' ImageNet ones. They come from {about['images']}, in "
+            f"> **Bundled weights.** {run.backbone_name} starts from this project's own weights, "
+            f"not from Keras' ImageNet ones. They come from {about['images']}, in "
             f"{training_seconds(about) / 60:.0f} minutes of training, and put "
             f"{about['held_out_accuracy_rounded']:.0%} of the images held out into the right "
             "class. ImageNet weights know far more; so would what they transfer."

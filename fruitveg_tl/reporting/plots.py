@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fruitveg_tl.models.backbones import Network
+from fruitveg_tl.models.network import Network
 from fruitveg_tl.reporting.style import COLOURS, MARKERS, STYLES, new_figure, wrapped
 
 
@@ -94,20 +94,20 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def scores(found: pd.DataFrame) -> Figure:
+def scores(intervals: pd.DataFrame) -> Figure:
     """Show scores with their intervals.
 
     Args:
-        found: one row per network and score: name, score, value, low, high.
+        intervals: one row per network and score: name, score, value, low, high.
     """
-    names, kinds = found["name"].unique(), found["score"].unique()
-    figure, axes = new_figure(0.38 * len(names) + 1, 1, len(kinds), sharey=True)
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        part = found[found["score"] == kind]
+    names, scores_shown = intervals["name"].unique(), intervals["score"].unique()
+    figure, axes = new_figure(0.38 * len(names) + 1, 1, len(scores_shown), sharey=True)
+    for axis, score in zip(axes[0], scores_shown, strict=True):
+        part = intervals[intervals["score"] == score]
         for row, (_, entry) in enumerate(part.iterrows()):
             axis.plot([entry["low"], entry["high"]], [row, row], color="0.3")
             axis.plot(entry["value"], row, MARKERS[row % len(MARKERS)], color=COLOURS[0])
-        axis.set(xlabel=kind, yticks=range(len(part)), yticklabels=wrapped(part["name"]))
+        axis.set(xlabel=score, yticks=range(len(part)), yticklabels=wrapped(part["name"]))
         axis.tick_params(labelsize=8)
         axis.grid(axis="x", color="0.9")
     axes[0, 0].invert_yaxis()
@@ -116,7 +116,7 @@ def scores(found: pd.DataFrame) -> Figure:
 
 
 def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Show confidence against accuracy, and the error rate against the fraction of predictions kept.
+    """Show confidence against accuracy, and the error rate against the predictions kept.
 
     Args:
         tables: model name to `calibration.reliability`.
@@ -127,9 +127,9 @@ def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.Data
     left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for number, name in enumerate(tables):
         style = {"color": COLOURS[number], "linestyle": STYLES[number % len(STYLES)]}
-        found, curve = tables[name], curves[name]
+        bins, curve = tables[name], curves[name]
         marker = MARKERS[number % len(MARKERS)]
-        left.plot(found["confidence"], found["accuracy"], marker=marker, markersize=4, **style)
+        left.plot(bins["confidence"], bins["accuracy"], marker=marker, markersize=4, **style)
         right.plot(curve["coverage"], curve["risk"], label=wrapped([name])[0], **style)
     left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     right.set(xlabel="fraction of predictions kept, surest first", ylabel="fraction of those wrong")
@@ -150,12 +150,12 @@ def bands(tables: Mapping[str, pd.DataFrame], x: str, y: str, log: bool = False)
     """
     figure, axes = new_figure(2.8)
     axis = axes[0, 0]
-    for number, (name, found) in enumerate(tables.items()):
+    for number, (name, curve) in enumerate(tables.items()):
         colour = COLOURS[number]
         style = {"linestyle": STYLES[number], "marker": MARKERS[number], "markersize": 4}
-        axis.plot(found.index, found["mean"], color=colour, label=name, **style)
-        axis.fill_between(found.index, found["low"], found["high"], color=colour, alpha=0.2, lw=0)
-    places = sorted({place for found in tables.values() for place in found.index})
+        axis.plot(curve.index, curve["mean"], color=colour, label=name, **style)
+        axis.fill_between(curve.index, curve["low"], curve["high"], color=colour, alpha=0.2, lw=0)
+    places = sorted({place for curve in tables.values() for place in curve.index})
     axis.set(xlabel=x, ylabel=y, xscale="log" if log else "linear", ylim=(0, None))
     axis.set_xticks(places, [f"{place:.3g}" for place in places], fontsize=8)
     axis.minorticks_off()

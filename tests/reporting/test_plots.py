@@ -3,7 +3,8 @@ import pandas as pd
 from PIL import Image
 
 from fruitveg_tl.config import PATHS
-from fruitveg_tl.models.backbones import BACKBONES, build_network
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.network import build_network
 from fruitveg_tl.reporting import data_plots, plots, style
 
 
