@@ -24,7 +24,7 @@ from record import link_images, save, span
 
 from fruitveg_tl.data import images, registry
 from fruitveg_tl.data.dataset import Dataset
-from fruitveg_tl.training.fit import fit
+from fruitveg_tl.training.fit import Batches
 
 DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "synthetic"
 SIZE, BATCH, COUNT, ROUNDS = 224, 32, 800, 15
@@ -95,7 +95,7 @@ def _readers(folder: Path, dataset: Dataset, paths: list[Path]) -> dict:
     )
 
     def arrays() -> Iterator:
-        return iter(fit.Batches([pixels], [rows], labels, BATCH, np.random.default_rng(0)))
+        return iter(Batches([(pixels, rows)], labels, BATCH, np.random.default_rng(0)))
 
     def read(batches: Callable[[], Iterator]) -> None:
         for _ in batches():

@@ -29,6 +29,7 @@ from record import save, span
 from fruitveg_tl.config import RunConfig
 from fruitveg_tl.evaluation.cost import multiplications
 from fruitveg_tl.models import backbones
+from fruitveg_tl.models.network import Network, build_network
 from fruitveg_tl.training.fit import Batches
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.storage import new_array
@@ -39,10 +40,10 @@ PHASES = FROZEN, TRAINING = "frozen part", "training step"
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
-def network(backbone: str, precision: str) -> backbones.Network:
+def network(backbone: str, precision: str) -> Network:
     """Build a backbone in one precision with a head of its own."""
     with runtime.dtype_policy(precision):
-        return backbones.build_network(backbones.BACKBONES[backbone], CLASSES, SIZE)
+        return build_network(backbones.BACKBONES[backbone], CLASSES, SIZE)
 
 
 def frozen(backbone: str, precision: str) -> tuple[Callable, float]:
@@ -120,8 +121,8 @@ def main() -> None:
 def _waiting(backbone: str) -> dict[str, str]:
     """Return how long a training step takes and how long it waits for its batch.
 
-    The batches are read from mapped files, blended and learnt from one after the other, as in
-    `training.run_epoch`; the files lie in memory, as those just computed do.
+    The batches are read from mapped files, blended and trained on one after the other, as in
+    `fit.run_epoch`; the files lie in memory, as those just computed do.
     """
     tail = compiled_tail(backbone, _usual(backbone))
     count = BATCH * (ROUNDS + 1)
@@ -134,8 +135,8 @@ def _waiting(backbone: str) -> dict[str, str]:
             views.append(new_array(Path(folder) / f"{view}.npy", np.float16, shape))
             views[-1][:] = rng.random(shape, np.float32)
         labels = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=count)]
-        rows = [np.arange(count)] * len(views)
-        batches = Batches(views, rows, labels, BATCH, rng, RunConfig.mixup)
+        pairs = [(view, np.arange(count)) for view in views]
+        batches = Batches(pairs, labels, BATCH, rng, RunConfig.mixup)
         for index in range(len(batches)):
             start = time.perf_counter()
             batch = batches[index]

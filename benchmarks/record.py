@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fruitveg_tl import results
+from fruitveg_tl.reporting import tables
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.storage import write_json
 
@@ -65,7 +65,7 @@ def save(name: str, rows: list[dict]) -> None:
         name += "_gpu"
     write_json(HERE / "results" / f"{name}.json", {"rows": rows, "environment": environment})
     readme = HERE / "README.md"
-    table = results.markdown(pd.DataFrame(rows))
+    table = tables.markdown(pd.DataFrame(rows))
     origin = f"{machine(environment)}, commit {environment['commit'][:9]}"
     readme.write_text(
         re.sub(

@@ -154,7 +154,7 @@ def teach(teacher: Teacher, pixels: np.ndarray, cache: Path) -> np.ndarray:
 
 
 def loss_of(pupil, teacher, pixels, seen, labels, share, side) -> torch.Tensor:
-    """Mean of label loss and cross-entropy with the teacher's probabilities, plus the maps' distances."""
+    """Mean of label loss and cross-entropy with the teacher, plus the maps' distances."""
     imitated, logits = pupil(pixels, side)
     mixed = share * functional.cross_entropy(logits, labels)
     mixed = mixed + (1 - share) * functional.cross_entropy(logits, labels.flip(0))

@@ -51,7 +51,8 @@ class Twin(nn.Module):
         """Let what `normalised` added take over the statistics of images, (n, 3, h, w).
 
         Untouched it would rescale every channel in the first training step, and undo what the
-        weights have learnt; with estimated statistics it predicts in training mode as the Keras model does.
+        weights know; with estimated statistics it predicts in training mode as the Keras model
+        does.
         """
 
         def take_over(norm, inputs):
