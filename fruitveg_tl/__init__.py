@@ -1,10 +1,20 @@
 """fruitveg-tl: a transfer-learning study of fruit and vegetable images.
 
 The notebooks tell the story; this package holds the logic. A tour in reading order:
-`config` (what a run is), `datasets` and `images` (images in), `backbones` and
-`weights` (networks in), `features` and `training` (frozen, then unfrozen), `metrics` and
-`results` (numbers out), `study` (one run from start to end), `cli`. For the notebooks: `notebook`,
-`audit`, `gradcam`, `costs`, `plots`; `report` executes and binds them.
+
+    config      what a run is, where files are, what the environment may change
+    data/       images in: data sets, decoding, audit, augmentation
+    models/     networks in: backbones, their weights, the network built on each
+    training/   the frozen part, computed once; the training of the rest
+    inputs      what one run starts from
+    run         one run from images to results, top to bottom
+    results     finished runs on disk
+    evaluation/ numbers out: metrics, significance, calibration, Grad-CAM, findings
+    reporting/  what a reader sees: tables, figures, notebooks, the report
+    predict, grid, cli   a saved network on new images; many runs at a time; the command line
+    utils/      what every layer may use
+
+Nothing imports a layer above its own; `fruitveg_tl/README.md` draws them and lists every module.
 """
 
 import logging

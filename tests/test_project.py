@@ -12,7 +12,7 @@ import yaml
 from conftest import PROJECT
 
 import fruitveg_tl
-from fruitveg_tl import results
+from fruitveg_tl.reporting import tables
 
 
 def pins(text: str) -> dict[str, str]:
@@ -73,14 +73,14 @@ def test_the_readme_tells_what_the_tests_of_reliability_found():
 
 def test_the_tables_of_the_benchmarks_are_those_of_their_results():
     readme = (PROJECT / "benchmarks" / "README.md").read_text()
-    tables = dict(re.findall(r"<!-- (\w+) -->\n(.*?)<!-- / -->", readme, re.DOTALL))
+    shown = dict(re.findall(r"<!-- (\w+) -->\n(.*?)<!-- / -->", readme, re.DOTALL))
     files = (PROJECT / "benchmarks" / "results").glob("*.json")
     measured = {f.stem: json.loads(f.read_text()) for f in files if not f.stem.endswith("-runs")}
-    assert set(tables) == set(measured)
+    assert set(shown) == set(measured)
     for name, content in measured.items():
         # The stored rows are sorted by key; the table keeps the order of the script.
-        columns = tables[name].splitlines()[0].strip("| ").split(" | ")
-        table = results.markdown(pd.DataFrame(content["rows"])[columns])
+        columns = shown[name].splitlines()[0].strip("| ").split(" | ")
+        table = tables.markdown(pd.DataFrame(content["rows"])[columns])
         commit = content["environment"]["commit"]
-        assert tables[name].startswith(f"{table}\n"), name
-        assert f"commit {commit[:9]}\n" in tables[name], name
+        assert shown[name].startswith(f"{table}\n"), name
+        assert f"commit {commit[:9]}\n" in shown[name], name
