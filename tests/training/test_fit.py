@@ -156,7 +156,7 @@ def test_best_epoch_is_restored_and_patience_ends_training(data, tmp_path):
 def test_without_patience_all_epochs_are_trained_and_the_last_is_kept(data, tmp_path):
     x, y = data
     rows = np.arange(N)
-    wrong = Batches([(x, rows)], 1 - y, 16)  # what is learnt makes validation worse
+    wrong = Batches([(x, rows)], 1 - y, 16)  # what training teaches makes validation worse
     model = fresh_model()
     history = fit_resumable(
         model, lambda epoch: Batches([(x, rows)], y, 8), wrong, Phase("test", 5, 0), tmp_path

@@ -153,11 +153,11 @@ def teach(teacher: Teacher, pixels: np.ndarray, cache: Path) -> np.ndarray:
     return np.load(cache, mmap_mode="r")
 
 
-def loss_of(pupil, teacher, pixels, seen, labels, share, side) -> torch.Tensor:
+def loss_of(pupil, teacher, pixels, seen, labels, lam, side) -> torch.Tensor:
     """Mean of label loss and cross-entropy with the teacher, plus the maps' distances."""
     imitated, logits = pupil(pixels, side)
-    mixed = share * functional.cross_entropy(logits, labels)
-    mixed = mixed + (1 - share) * functional.cross_entropy(logits, labels.flip(0))
+    mixed = lam * functional.cross_entropy(logits, labels)
+    mixed = mixed + (1 - lam) * functional.cross_entropy(logits, labels.flip(0))
     probabilities = teacher.top(seen.mean((2, 3))).softmax(1)
     taught = functional.cross_entropy(teacher.top(imitated[-1].mean((2, 3))), probabilities)
     distances = 0
@@ -180,24 +180,24 @@ class Views:
         self.augment = None if options.fixed else augmenter(int(self.rng.integers(2**31)))
 
     def __call__(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
-        """Return pixels (n, 64, 64, 3), the teacher's maps, labels and mixup's share."""
+        """Return pixels (n, 64, 64, 3), the teacher's maps, labels and mixup's lam."""
         pixels = torch.from_numpy(self.pixels[rows]).to(DEVICE).float()
         labels = torch.from_numpy(self.labels[rows].astype(np.int64)).to(DEVICE)
         alpha = self.options.mixup
-        share = float(self.rng.beta(alpha, alpha)) if alpha else 1.0
+        lam = float(self.rng.beta(alpha, alpha)) if alpha else 1.0
         if self.augment:
-            pixels = self.blend(self.augment(pixels, training=True), share)
-            return pixels, self.teacher(pixels), labels, share
+            pixels = self.blend(self.augment(pixels, training=True), lam)
+            return pixels, self.teacher(pixels), labels, lam
         seen = torch.from_numpy(self.known[rows]).to(DEVICE).float() * (HIGHEST / 255)
         mirrored = torch.from_numpy(self.rng.random((len(rows), 1, 1, 1)) < 0.5).to(DEVICE)
         pixels = torch.where(mirrored, pixels.flip(2), pixels)
         seen = torch.where(mirrored, seen.flip(2), seen).permute(0, 3, 1, 2)
-        return self.blend(pixels, share), self.blend(seen, share), labels, share
+        return self.blend(pixels, lam), self.blend(seen, lam), labels, lam
 
     @staticmethod
-    def blend(values: torch.Tensor, share: float) -> torch.Tensor:
+    def blend(values: torch.Tensor, lam: float) -> torch.Tensor:
         """Return mixup's blend of a batch with itself in reverse order (Zhang et al. 2018)."""
-        return values if share == 1 else share * values + (1 - share) * values.flip(0)
+        return values if lam == 1 else lam * values + (1 - lam) * values.flip(0)
 
 
 class Training:
@@ -247,8 +247,8 @@ class Training:
         self.pupil.train()
         total = 0.0
         for rows in batches:
-            pixels, seen, labels, share = views(rows)
-            loss = loss_of(self.pupil, teacher, pixels, seen, labels, share, side)
+            pixels, seen, labels, lam = views(rows)
+            loss = loss_of(self.pupil, teacher, pixels, seen, labels, lam, side)
             loss.backward()
             nn.utils.clip_grad_norm_(self.pupil.parameters(), 1.0)
             self.optimizer.step()
