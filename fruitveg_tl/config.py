@@ -185,6 +185,7 @@ VARIABLES = {
     "FRUITVEG_DATA": "a copy of the data set on disk, in the upstream layout",
     "FRUITVEG_WEIGHTS": "folder of weights files under Keras' names",
     "FRUITVEG_DATASET": "name or folder of the images, for every command and notebook",
+    "FRUITVEG_ENGINE": "openvino or keras: what computes the frozen part and predictions",
     "FRUITVEG_OTHER": "a second set of images, for the test across data sets",
     "FRUITVEG_SEEDS": "seeds, e.g. 0 1 2: one run for each",
     **{f"FRUITVEG_{name.upper()}": f"notebooks: {name}" for name in OVERRIDES},

@@ -13,9 +13,9 @@ from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.models import weights
 from fruitveg_tl.models.backbones import Backbone, backbone_by_name
 from fruitveg_tl.models.network import Network, Variant, build_network
+from fruitveg_tl.training import inference
 from fruitveg_tl.training.features import FrozenPart, activations_key
 from fruitveg_tl.utils import runtime
-from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.storage import sha256_json
 
 # Random weights get their BatchNorm statistics from every so many of the training images, and from
@@ -32,7 +32,9 @@ class Inputs:
         dataset: the images, split as the run uses them.
         backbone: the registry entry.
         source: the weights to start from.
-        precision: dtype policy of the frozen part and of training; the stored network is float32.
+        precision: dtype policy of training; the stored network is float32.
+        frozen_precision: of the frozen part.
+        engine: that computes the frozen part, see `inference.engine`.
         devices: how many share every batch.
     """
 
@@ -41,6 +43,8 @@ class Inputs:
     backbone: Backbone
     source: weights.SourceWeights
     precision: str
+    frozen_precision: str
+    engine: str
     devices: int
 
     @property
@@ -84,12 +88,18 @@ def gather(
     if config.resplit:
         dataset = audit.resplit(dataset, dataset.pixels(audit.SIZE))
     choice = "random" if config.strategy == "scratch" else config.weights
+    training = precision or runtime.fast_precision(backbone.bfloat16)
+    engine = inference.engine() if devices == 1 else inference.KERAS
+    # In OpenVINO every backbone is faster in bfloat16, and no less accurate (benchmarks/engine.py).
+    frozen = precision or runtime.fast_precision(True) if engine == inference.OPENVINO else training
     return Inputs(
         replace(config, finetune_rate=config.finetune_rate or backbone.finetune_rate),
         dataset,
         backbone,
         weights.resolve(backbone, choice, config.seed),
-        precision or runtime.fast_precision(backbone.bfloat16),
+        training,
+        frozen,
+        engine,
         devices,
     )
 
@@ -117,20 +127,23 @@ def build_networks(inputs: Inputs, pixels: np.ndarray | None = None) -> tuple[Ne
         return network, build_network(inputs.backbone, classes, config.size, start, variant)
 
 
-def frozen_part(inputs: Inputs, fast: Network, pool: keras.Model) -> FrozenPart:
+def frozen_part(inputs: Inputs, network: Network, fast: Network) -> FrozenPart:
     """Return the frozen part, in a folder named by all that its output depends on.
 
     Args:
         inputs: of the run; from scratch, the output is the pixels themselves.
-        fast: the network to compute with.
-        pool: boundary activations to pooled features, of the network to keep.
+        network: the network to keep, which OpenVINO computes in the precision it is asked for.
+        fast: the network that Keras computes with.
     """
     config, backbone = inputs.config, inputs.backbone
     decoded = inputs.dataset.pixels_key(config.size, config.crop)
     if inputs.transfer:
         part = f"{backbone.key} to {backbone.boundary}" + "/255" * config.divide_by_255
-        key = activations_key(decoded, part, inputs.source.digest, inputs.precision)
+        computed = f"{inputs.engine} {inputs.frozen_precision}"
+        key = activations_key(decoded, part, inputs.source.digest, computed)
     else:
-        key, pool = activations_key(decoded, "pixels", "", "uint8"), None
+        key = activations_key(decoded, "pixels", "", "uint8")
     folder = PATHS.cache / "activations" / f"{backbone.key}-{config.size}px-{key}"
-    return FrozenPart(fast.prefix, pool, folder)
+    prefix = network.prefix if inputs.engine == inference.OPENVINO else fast.prefix
+    pool = network.pool if inputs.transfer else None
+    return FrozenPart(prefix, pool, folder, inputs.frozen_precision)

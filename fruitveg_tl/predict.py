@@ -1,7 +1,7 @@
 """Classify images of one's own with a saved network."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 
 from fruitveg_tl import config, results
 from fruitveg_tl.data.images import decode
+from fruitveg_tl.training.inference import BATCH, Inference
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -36,20 +37,25 @@ def newest_run() -> Path:
     return newest.parent
 
 
-def predict(paths: Sequence[Path], run: Path) -> list[pd.Series]:
-    """Classify images with a run's whole network.
+def predict(paths: Sequence[Path], run: Path) -> Iterator[pd.Series]:
+    """Classify images with a run's whole network, a batch at a time.
 
     Args:
         paths: image files.
         run: a run folder, or its name below `data/results`.
 
-    Returns:
+    Yields:
         for each file, the probability of every class, highest first.
 
     Raises:
         InputError: if an image cannot be decoded; see also `results.Run.load_model`.
     """
     trained = results.load(run)
-    pixels = np.stack([decode(path, trained.config.size, trained.config.crop) for path in paths])
-    probabilities = trained.load_model().predict_on_batch(pixels.astype(np.float32))
-    return [pd.Series(p, index=trained.classes).sort_values(ascending=False) for p in probabilities]
+    config = trained.config
+    batches = (
+        np.stack([decode(path, config.size, config.crop) for path in some])
+        for some in (paths[i : i + BATCH] for i in range(0, len(paths), BATCH))
+    )
+    for probabilities in Inference(trained.load_model()).outputs(batches):
+        for row in probabilities:
+            yield pd.Series(row, index=trained.classes).sort_values(ascending=False)

@@ -113,12 +113,12 @@ def _compute_frozen_part(inputs: Inputs) -> _State:
     if inputs.source.source in weights.MAKESHIFT:
         print(f"WARNING: {inputs.backbone.name}: {inputs.source.source}", file=sys.stderr)
     network, fast = build_networks(inputs)
-    _say_what_it_takes(inputs, fast)
+    _say_what_it_takes(inputs, network)
     with _timed(seconds, "decode"):
         pixels = dataset.pixels(config.size, config.crop)
     if inputs.source.source == weights.RANDOM:
         network, fast = build_networks(inputs, pixels)
-    frozen = frozen_part(inputs, fast, network.pool)
+    frozen = frozen_part(inputs, network, fast)
     with exclusive(frozen.folder):  # runs side by side that differ in the seed share them
         activations = frozen.compute(pixels, dataset.rows("train"), config.views)
     seconds["frozen"] = activations.seconds
@@ -126,9 +126,9 @@ def _compute_frozen_part(inputs: Inputs) -> _State:
     return _State(inputs, pixels, network, fast.tail, activations, folder, seconds, started)
 
 
-def _say_what_it_takes(inputs: Inputs, fast: Network) -> None:
+def _say_what_it_takes(inputs: Inputs, network: Network) -> None:
     config, dataset = inputs.config, inputs.dataset
-    frozen = frozen_part(inputs, fast, fast.pool)
+    frozen = frozen_part(inputs, network, network)
     count, train = len(dataset.index), len(dataset.rows("train"))
     missing = frozen.missing_bytes((count, train), config.size, config.views)
     if not dataset.pixels_file(config.size, config.crop).exists():
@@ -261,7 +261,8 @@ def _provenance(state: _State) -> dict:
         "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
         "trained_parameters": state.trained_parameters,
         "interpolation": state.interpolation,
-        "frozen_precision": inputs.precision if inputs.transfer else None,
+        "frozen_precision": inputs.frozen_precision if inputs.transfer else None,
+        "engine": inputs.engine if inputs.transfer else None,
         "training_precision": inputs.precision,
         "frozen_part_reused": state.activations.reused,
         "model_difference": _whole_model_difference(state),

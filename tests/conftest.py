@@ -20,6 +20,8 @@ from PIL import Image
 from fruitveg_tl.config import PATHS, RunConfig
 from fruitveg_tl.run import train_and_evaluate
 
+# Converting a network takes longer than the few images of a test; test_inference tries both.
+os.environ["FRUITVEG_ENGINE"] = "keras"
 # A busy machine is no defect: no test fails on a time.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
@@ -165,7 +167,8 @@ def command(*arguments: str, home: Path, **environment: str) -> subprocess.Compl
 def process_environment(home: Path, **environment: str) -> dict[str, str]:
     """Return the environment for a process that writes below `home` only."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FRUITVEG")}
-    return kept | {"FRUITVEG_HOME": str(home), "KERAS_HOME": str(home / "keras")} | environment
+    own = {"FRUITVEG_HOME": str(home), "KERAS_HOME": str(home / "keras")}
+    return kept | own | {"FRUITVEG_ENGINE": "keras"} | environment
 
 
 # --- the tally of what was tried: tests marked «reliability» ------------------------------------

@@ -3,6 +3,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -13,6 +14,7 @@ from conftest import write_images
 from processes import contents, finish, start
 
 from fruitveg_tl import config, results
+from fruitveg_tl import predict as predicting
 from fruitveg_tl import run as steps
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics
@@ -21,6 +23,7 @@ from fruitveg_tl.models import backbones, weights
 from fruitveg_tl.predict import newest_run, predict
 from fruitveg_tl.reporting import tables
 from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -139,10 +142,37 @@ def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
     image = load(quick.dataset).root / results.load(cropped).test["path"][0]
     stored = [results.load(run).probabilities["fine-tuned"][0] for run in (whole, cropped)]
     for run, expected in zip((whole, cropped), stored, strict=True):
-        prediction = predict([image], run)[0][results.load(run).classes]
+        prediction = next(predict([image], run))[results.load(run).classes]
         np.testing.assert_allclose(prediction, expected, atol=0.02)
     probed = [results.load(run).probabilities["linear probe"] for run in (whole, cropped)]
     assert np.abs(probed[0] - probed[1]).max() > 1e-4
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="no OpenVINO here")
+def test_openvino_computes_the_same_run(home, quick, monkeypatch):
+    by_keras = results.load(train_and_evaluate(quick, precision="float32"))
+    monkeypatch.setenv("FRUITVEG_ENGINE", "openvino")
+    by_openvino = results.load(train_and_evaluate(quick, precision="float32", force=True))
+    assert by_keras.folder == by_openvino.folder  # an engine does not make another run
+    assert by_keras.provenance["engine"] == "keras"
+    assert by_openvino.provenance["engine"] == "openvino"
+    assert not by_openvino.provenance["frozen_part_reused"]  # but other stored activations
+    assert by_openvino.history["loss"].to_numpy() == pytest.approx(
+        by_keras.history["loss"].to_numpy(), rel=0.02
+    )
+
+
+def test_predictions_come_a_batch_at_a_time(home, finished, images, monkeypatch):
+    opened, decode = [], predicting.decode
+    monkeypatch.setattr(
+        predicting, "decode", lambda *arguments: opened.append(1) or decode(*arguments)
+    )
+    files = sorted(images.rglob("*.jpg")) * 3
+    predictions = predict(files, finished)
+    assert not opened
+    assert next(predictions).sum() == pytest.approx(1, abs=1e-3)
+    assert len(opened) <= 2 * BATCH < len(files)
+    assert len([*predictions]) == len(files) - 1
 
 
 def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
@@ -304,7 +334,7 @@ def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
 
     def train_rows(**changes):
         settings = replace(quick, **changes)
-        return Inputs(settings, dataset, None, None, "float32", 1).train_rows
+        return Inputs(settings, dataset, None, None, "float32", "float32", "keras", 1).train_rows
 
     some = train_rows(train_images_per_class=3)
     targets = dataset.targets[dataset.rows("train")]

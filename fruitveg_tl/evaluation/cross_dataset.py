@@ -5,6 +5,7 @@ import numpy as np
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.data.kaggle import FRUITS_VEGES_TO_GROCERY
 from fruitveg_tl.results import Run
+from fruitveg_tl.training.inference import Inference
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -39,8 +40,8 @@ def on_shared_classes(
     rows = dataset.rows("test")
     truth = asked[dataset.targets[rows]]
     rows, truth = rows[np.isin(truth, shared)], truth[np.isin(truth, shared)]
-    pixels = dataset.pixels(run.config.size, run.config.crop)[rows].astype(np.float32)
-    probabilities = run.load_model().predict(pixels, verbose=0)
+    pixels = dataset.pixels(run.config.size, run.config.crop)[rows]
+    probabilities = Inference(run.load_model()).predict(pixels)
     summed = np.stack([probabilities[:, known == name].sum(1) for name in shared], axis=1)
     # Never 0: a network sure of some other fruit still has to choose among these.
     summed = np.maximum(summed, np.finfo(np.float32).tiny)

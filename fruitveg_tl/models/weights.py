@@ -33,6 +33,7 @@ KNOWN = {
     "b3d1ed2b9efeb2b61c2a80f9f03cd62ffffd56c243129e87902d9c344618ceee": "ImageNet (pruned, 8 bit)",
     "4a42a1aca6a8d83c92974774bdf6ef131cda2219e65b298c357687bf055315fe": "ImageNet (8 bit)",
 }
+STATISTICS_BATCH = 32  # images
 TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
 
 
@@ -117,12 +118,13 @@ def training_seconds(about: dict) -> float:
 
 def estimate_batch_norm_statistics(
     backbone: Backbone, values: Sequence[np.ndarray], images: np.ndarray
-) -> list:
+) -> list[np.ndarray]:
     """Give random weights the BatchNorm statistics that belong to them.
 
     A fresh BatchNorm says mean 0 and variance 1, which no random layer's output has; in inference
     mode the signal then dies out or explodes before the last layer, and even a random backbone
-    would look worse than it is.
+    would look worse than it is. Moments are accumulated over batches, each normalised by its own,
+    as PyTorch's `update_bn` does; so memory does not grow with the number of images.
 
     Args:
         backbone: the registry entry.
@@ -134,10 +136,24 @@ def estimate_batch_norm_statistics(
     """
     model = backbone.constructor(weights=None, include_top=False, input_shape=images.shape[1:])
     model.set_weights(values)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(backbone.preprocess_input(images.astype(np.float32)), training=True)
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    for norm in norms:
+        norm.momentum = 0.0  # the moving statistics are those of the last batch
+    moments = [[0.0, 0.0] for _ in norms]  # sums of x and x², over the images
+    for start in range(0, len(images) if norms else 0, STATISTICS_BATCH):
+        batch = images[start : start + STATISTICS_BATCH].astype(np.float32)
+        model(backbone.preprocess_input(batch), training=True)
+        for norm, moment in zip(norms, moments, strict=True):
+            mean, variance = (
+                keras.ops.convert_to_numpy(x).astype(np.float64)
+                for x in (norm.moving_mean, norm.moving_variance)
+            )
+            moment[0] += len(batch) * mean
+            moment[1] += len(batch) * (variance + mean**2)
+    for norm, (first, second) in zip(norms, moments, strict=True):
+        mean = first / len(images)
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(np.maximum(second / len(images) - mean**2, 0))
     return model.get_weights()
 
 

@@ -43,7 +43,7 @@ def split(model: keras.Model, *batch: np.ndarray) -> tuple:
     Where that cannot be done evenly every device takes the whole batch, which gives the same
     gradients.
     """
-    devices = _devices(model)
+    devices = device_count(model)
     if devices == 1 or len(batch[0]) % devices:
         return batch
     import tensorflow as tf
@@ -64,7 +64,8 @@ def predict_on_batch(model: keras.Model, x: np.ndarray) -> np.ndarray:
     return keras.ops.convert_to_numpy(model.predict_on_batch(parts))[: len(x)]
 
 
-def _devices(model: keras.Model) -> int:
+def device_count(model: keras.Model) -> int:
+    """Return on how many devices a model was built."""
     if keras.backend.backend() != "tensorflow":
         return 1
     return model.distribute_strategy.num_replicas_in_sync

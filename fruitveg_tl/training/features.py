@@ -9,20 +9,19 @@ the whole training instead of a new one each epoch; benchmarks/usual_recipe.py c
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from fruitveg_tl.data.augmentation import augmenter
-from fruitveg_tl.training.data_parallel import predict_on_batch
+from fruitveg_tl.training.inference import BATCH, Inference
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import atomic_path, new_array, sha256_json, write_json
-
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,13 @@ class FrozenPart:
             uint8.
         pool: boundary activations to pooled features; None where no linear probe is trained.
         folder: where to keep everything, see `activations_key`.
+        precision: see `inference.Inference`.
     """
 
     prefix: keras.Model | None
     pool: keras.Model | None
     folder: Path
+    precision: str = "float32"
 
     def compute(self, pixels: np.ndarray, train: np.ndarray, views: int) -> Activations:
         """Return the activations, computing and storing whichever view is not on disk yet.
@@ -102,16 +103,29 @@ class FrozenPart:
         missing = [view for name, view in _views(views) if not self._timing(name).exists()]
         return sum(counts[view > 0] * math.prod(shape) * width for view in missing)
 
+    @cached_property
+    def _fast_prefix(self) -> Inference:
+        return Inference(self.prefix, self.precision)
+
+    @cached_property
+    def _fast_pool(self) -> Inference:
+        return Inference(self.pool)
+
     def _timing(self, name: str) -> Path:
         """Return the file that is written last: a view without it is not finished."""
         return self.folder / f"{name}.json"
 
     def _store_view(self, pixels: np.ndarray, rows: np.ndarray, name: str, view: int) -> None:
         start, file = time.perf_counter(), self.folder / f"{name}.npy"
-        batches = _batches(pixels, rows, view, self.prefix)
+        views = _view(pixels, rows, view)
+        if self.prefix:
+            batches = (x.astype(np.float16) for x in self._fast_prefix.outputs(views))
+        else:
+            batches = (np.rint(x).astype(np.uint8) for x in views)
         _store(batches, len(rows), file, f"frozen part, {name}")
         if self.pool:
-            batches = _batches(np.load(file, mmap_mode="r"), np.arange(len(rows)), 0, self.pool)
+            stored = _view(np.load(file, mmap_mode="r"), np.arange(len(rows)))
+            batches = (x.astype(np.float16) for x in self._fast_pool.outputs(stored))
             pooled = self.folder / f"{name}-pooled.npy"
             _store(batches, len(rows), pooled, f"pooled features, {name}")
         write_json(self._timing(name), {"seconds": time.perf_counter() - start})
@@ -122,16 +136,14 @@ def _views(count: int) -> list[tuple[str, int]]:
     return [("plain", 0)] + [(f"view-{view:02d}", view) for view in range(1, count + 1)]
 
 
-def _batches(source, rows, view, model):
+def _view(source: np.ndarray, rows: np.ndarray, view: int = 0) -> Iterator[np.ndarray]:
+    """Yield rows of an array in batches, augmented where `view` is not 0."""
     augment = augmenter(1000 * view) if view else None
     for start in range(0, len(rows), BATCH):
         batch = source[rows[start : start + BATCH]]
         if augment:
             batch = augment(batch.astype(np.float32), training=True)
-        if model:
-            yield predict_on_batch(model, keras.ops.convert_to_numpy(batch)).astype(np.float16)
-        else:
-            yield np.rint(keras.ops.convert_to_numpy(batch)).astype(np.uint8)
+        yield keras.ops.convert_to_numpy(batch)
 
 
 def _store(batches, count: int, file: Path, what: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from conftest import PROJECT
@@ -211,3 +212,25 @@ def test_random_weights_carry_the_signal_to_the_last_layer(home, key):
     features = model.predict_on_batch(backbone.preprocess_input(images.copy())).mean((1, 2))
     assert 0.01 < features.std() < 1000
     assert np.linalg.matrix_rank(features, tol=1e-3 * np.abs(features).max()) > 3
+
+
+def test_statistics_of_batches_are_those_of_all_images_at_the_first_layer(home, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.normal(100, 40, (50, 32, 32, 3)).astype(np.float32)
+    values = weights.resolve(MOBILENET, "random").values
+    found = weights.estimate_batch_norm_statistics(MOBILENET, values, images)
+    model = MOBILENET.constructor(weights=None, include_top=False, input_shape=(32, 32, 3))
+    model.set_weights(found)
+    first = next(x for x in model.layers if isinstance(x, keras.layers.BatchNormalization))
+    seen = keras.Model(model.input, first.input)(MOBILENET.preprocess_input(images.copy()))
+    seen = keras.ops.convert_to_numpy(seen)
+    np.testing.assert_allclose(first.moving_mean, seen.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(first.moving_variance, seen.var((0, 1, 2)), rtol=1e-3)
+    # Never more than one batch goes through the network at a time.
+    sizes = []
+    call = keras.Model.__call__
+    monkeypatch.setattr(
+        keras.Model, "__call__", lambda self, x, **o: sizes.append(len(x)) or call(self, x, **o)
+    )
+    weights.estimate_batch_norm_statistics(MOBILENET, values, images)
+    assert max(sizes) == weights.STATISTICS_BATCH and sum(sizes) == len(images)

@@ -1,0 +1,112 @@
+"""The frozen part by Keras and by OpenVINO: images a second, and what bfloat16 costs in accuracy.
+
+Accuracy is a linear probe's on pooled features of the training and validation images, three-fold
+cross-validated with three seeds of the folds: bfloat16 may not move it by more than the seeds do.
+The test split is not read.
+"""
+
+import os
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from record import save, span
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fruitveg_tl.data import registry
+from fruitveg_tl.models import weights
+from fruitveg_tl.models.backbones import BACKBONES, Backbone
+from fruitveg_tl.models.network import Network, build_network
+from fruitveg_tl.training.inference import KERAS, OPENVINO, Inference
+from fruitveg_tl.utils import runtime
+
+DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "synthetic"
+SIZE, COUNT, ROUNDS, SEEDS = 224, 96, 3, 3
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+def network(backbone: Backbone, precision: str) -> Network:
+    """Build a backbone with its pre-trained weights."""
+    with runtime.dtype_policy(precision):
+        return build_network(backbone, 2, SIZE, weights.resolve(backbone).values)
+
+
+def inference(backbone: Backbone, engine: str, precision: str) -> Inference:
+    """Return the frozen part by one engine in one precision."""
+    os.environ["FRUITVEG_ENGINE"] = engine
+    built = precision if engine == KERAS else "float32"  # OpenVINO rounds by itself
+    return Inference(network(backbone, built).prefix, precision)
+
+
+def rates(backbone: Backbone, pixels: np.ndarray) -> list[dict[str, str]]:
+    """Measure both engines in both precisions, in turn, so that a disturbance meets all."""
+    cases = [(engine, precision) for engine in (KERAS, OPENVINO) for precision in PRECISIONS]
+    ready = {case: inference(backbone, *case) for case in cases}
+    seconds: dict[tuple, list[float]] = {case: [] for case in cases}
+    output = {}
+    for _ in range(ROUNDS + 1):
+        for case in cases:
+            start = time.perf_counter()
+            output[case] = ready[case].predict(pixels)
+            seconds[case].append(time.perf_counter() - start)
+    exact = output[KERAS, "float32"]
+    rows = []
+    for case in cases:
+        measured = [len(pixels) / one for one in seconds[case][1:]]  # the first traces the graph
+        difference = np.abs(output[case] - exact).mean() / np.abs(exact).mean()
+        rows.append(
+            {
+                "Backbone": backbone.name,
+                "Engine": case[0],
+                "Precision": case[1],
+                "Images a second": f"{median(measured):.1f}",
+                "Lowest to highest": span(measured, ".1f"),
+                "Mean relative difference": f"{difference:.4f}",
+            }
+        )
+    return rows
+
+
+def probe(backbone: Backbone, precision: str, pixels: np.ndarray, targets: np.ndarray) -> dict:
+    """Score a linear probe on features whose frozen part OpenVINO computes in one precision."""
+    features = inference(backbone, OPENVINO, precision).predict(pixels).astype(np.float16)
+    pooled = Inference(network(backbone, "float32").pool).predict(features)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    scores = [
+        cross_val_score(model, pooled, targets, cv=StratifiedKFold(3, shuffle=True, random_state=s))
+        for s in range(SEEDS)
+    ]
+    means = [one.mean() for one in scores]
+    return {
+        "Backbone": backbone.name,
+        "Weights": weights.resolve(backbone).source,
+        "Precision": precision,
+        "Accuracy": f"{np.mean(means):.4f}",
+        "Range over the seeds": span(means, ".4f"),
+        "Images": f"{len(targets)} of {DATASET}, {SIZE} px",
+    }
+
+
+def main() -> None:
+    """Measure speed, then accuracy, and store both tables."""
+    dataset = registry.load(DATASET)
+    pixels = dataset.pixels(SIZE)
+    speed = [row for b in BACKBONES.values() for row in rates(b, pixels[:COUNT])]
+    save(Path(__file__).stem, speed)
+    rows = np.concatenate([dataset.rows("train"), dataset.rows("val")])
+    save(
+        "engine_accuracy",
+        [
+            probe(backbone, precision, pixels[rows], dataset.targets[rows])
+            for backbone in BACKBONES.values()
+            for precision in PRECISIONS
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
