@@ -50,6 +50,7 @@ lab: setup       ## open JupyterLab
 
 bench: setup     ## measure speed and memory, write benchmarks/results
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[bench]
+	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/input_path.py
 	$(BIN)/python benchmarks/usual_recipe.py
 	$(BIN)/python benchmarks/limit.py

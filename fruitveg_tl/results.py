@@ -83,7 +83,8 @@ def find(identity: str) -> Path | None:
     Args:
         identity: see `inputs.Inputs.identity`.
     """
-    return next(iter(sorted(PATHS.results.glob(f"*-{identity}"))), None)
+    files = sorted(PATHS.results.glob(f"*-{identity}/metrics.json"))
+    return files[0].parent if files else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ the validation split alone; the test split is read once, when training is over.
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -111,7 +110,7 @@ def _compute_frozen_part(inputs: Inputs) -> _State:
     started, seconds = time.perf_counter(), {}
     config, dataset = inputs.config, inputs.dataset
     if inputs.source.source in weights.MAKESHIFT:
-        print(f"WARNING: {inputs.backbone.name}: {inputs.source.source}", file=sys.stderr)
+        note(f"WARNING: {inputs.backbone.name}: {inputs.source.source}")
     network, fast = build_networks(inputs)
     _say_what_it_takes(inputs, network)
     with _timed(seconds, "decode"):
@@ -243,9 +242,11 @@ def _save(state: _State) -> Path:
         metrics.classification_report(targets, list(test.values())[-1], dataset.classes),
         state.network.model,
     )
-    results.save(inputs.folder, outcome)
+    # A run that is repeated stays where it is, also if its images are called otherwise by now.
+    folder = results.find(inputs.identity) or inputs.folder
+    results.save(folder, outcome)
     shutil.rmtree(state.folder, ignore_errors=True)
-    return inputs.folder
+    return folder
 
 
 def _provenance(state: _State) -> dict:

@@ -206,6 +206,7 @@ def test_the_same_images_are_one_run_however_they_are_called(finished, quick, mo
     monkeypatch.setenv("HOME", str(moved.parent))
     assert train_and_evaluate(replace(quick, dataset=f"~/{moved.name}")) == finished
     assert (finished / "metrics.json").stat().st_mtime_ns == stamp
+    assert train_and_evaluate(replace(quick, dataset=str(moved)), force=True) == finished
     # Other names in another order: stored predictions would stand beside the wrong images.
     first = min((moved / "test" / "apple").iterdir())
     first.rename(first.with_name("z.jpg"))
