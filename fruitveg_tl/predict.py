@@ -51,9 +51,9 @@ def predict(paths: Sequence[Path], run: Path) -> Iterator[pd.Series]:
         InputError: if an image cannot be decoded; see also `results.Run.load_model`.
     """
     trained = results.load(run)
-    config = trained.config
+    size, crop = trained.config.size, trained.config.crop
     batches = (
-        np.stack([decode(path, config.size, config.crop) for path in some])
+        np.stack([decode(path, size, crop) for path in some])
         for some in (paths[i : i + BATCH] for i in range(0, len(paths), BATCH))
     )
     for probabilities in Inference(trained.load_model()).outputs(batches):

@@ -18,9 +18,7 @@ from fruitveg_tl.data import registry
 from fruitveg_tl.data.images import FORMATS, check_header, decode
 from fruitveg_tl.utils.errors import InputError
 
-PHOTOGRAPH = Image.fromarray(
-    np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
-)
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8))
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -49,19 +47,19 @@ def bomb(side: int) -> bytes:
 def turned() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return encoded(PHOTOGRAPH, "JPEG", exif=exif)
+    return encoded(IMAGE, "JPEG", exif=exif)
 
 
-JPEG, PNG = encoded(PHOTOGRAPH, "JPEG"), encoded(PHOTOGRAPH, "PNG")
+JPEG, PNG = encoded(IMAGE, "JPEG"), encoded(IMAGE, "PNG")
 
 # name of the file, its content
 GOOD = {
-    "palette PNG": ("a.png", encoded(PHOTOGRAPH.convert("P"), "PNG")),
+    "palette PNG": ("a.png", encoded(IMAGE.convert("P"), "PNG")),
     "16-bit PNG": ("a.png", encoded(Image.new("I;16", (40, 40), 999), "PNG")),
-    "PNG with alpha": ("a.png", encoded(PHOTOGRAPH.convert("RGBA"), "PNG")),
-    "1-bit PNG": ("a.png", encoded(PHOTOGRAPH.convert("1"), "PNG")),
-    "CMYK JPEG": ("a.jpg", encoded(PHOTOGRAPH.convert("CMYK"), "JPEG")),
-    "grey JPEG": ("a.jpg", encoded(PHOTOGRAPH.convert("L"), "JPEG")),
+    "PNG with alpha": ("a.png", encoded(IMAGE.convert("RGBA"), "PNG")),
+    "1-bit PNG": ("a.png", encoded(IMAGE.convert("1"), "PNG")),
+    "CMYK JPEG": ("a.jpg", encoded(IMAGE.convert("CMYK"), "JPEG")),
+    "grey JPEG": ("a.jpg", encoded(IMAGE.convert("L"), "JPEG")),
     "turned JPEG": ("a.jpg", turned()),
     "one pixel": ("a.png", encoded(Image.new("RGB", (1, 1)), "PNG")),
     "a thin line": ("a.png", encoded(Image.new("RGB", (1, 3000)), "PNG")),
@@ -86,7 +84,7 @@ BAD = {
     "animated GIF": ("x.gif", animation("GIF")),
     "animated WebP": ("x.webp", animation("WEBP")),
     "animated PNG": ("x.png", animation("PNG")),
-    "GIF named .jpg": ("x.jpg", encoded(PHOTOGRAPH, "GIF")),
+    "GIF named .jpg": ("x.jpg", encoded(IMAGE, "GIF")),
     "decompression bomb": ("x.png", bomb(20_000)),
     "newline in a bad name": ("x\ny.jpg", b""),
     "a name that is not UTF-8": (b"x\xff.jpg", JPEG),
@@ -252,7 +250,7 @@ def mutated(content: bytes, changes) -> bytes:
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "MPO"])
 @pytest.mark.reliability("images with mutated bytes")
 def test_mutated_bytes_never_give_more_than_an_input_error(tmp_path, kind, tried):
-    whole, file = encoded(PHOTOGRAPH, kind), tmp_path / "x"
+    whole, file = encoded(IMAGE, kind), tmp_path / "x"
 
     @given(CHANGES)
     @settings(max_examples=EXAMPLES, derandomize=True)

@@ -340,7 +340,7 @@ def main() -> None:
     pupil = Pupil(backbone, body, int(labels.max()) + 1, teacher.top.in_features)
     if options.start:
         sample = torch.from_numpy(pixels[np.sort(train[:512])])
-        pupil.body.settle(pupil.prepared(sample, options.sides[0]))
+        pupil.body.estimate_batch_norm_statistics(pupil.prepared(sample, options.sides[0]))
     training = Training(pupil, options, rounds * steps)
     checkpoint = options.state / f"{backbone.key}.pt"
     if checkpoint.exists():
