@@ -171,6 +171,24 @@ def process_environment(home: Path, **environment: str) -> dict[str, str]:
     return kept | own | {"FRUITVEG_ENGINE": "keras"} | environment
 
 
+# Files that take longest, most of their time in other processes.
+SLOW = (
+    "test_run.py",
+    "test_notebooks.py",
+    "test_faults.py",
+    "test_kills.py",
+    "test_notebook_faults.py",
+    "test_grid.py",
+    "test_data_parallel.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Start the slowest files first, so that none of them is left to one worker at the end."""
+    rank = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(SLOW)))
+
+
 # --- the tally of what was tried: tests marked «reliability» ------------------------------------
 
 
