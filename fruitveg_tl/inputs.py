@@ -104,27 +104,34 @@ def gather(
     )
 
 
-def build_networks(inputs: Inputs, pixels: np.ndarray | None = None) -> tuple[Network, Network]:
-    """Build the network to keep, and the one to compute with: the same where that is float32.
-
-    Args:
-        inputs: of the run.
-        pixels: all images, uint8 (n, size, size, 3), where random weights shall have the BatchNorm
-            statistics of some training images; None leaves the weights as they are.
-    """
+def build_networks(inputs: Inputs) -> tuple[Network, Network]:
+    """Build the network to keep, and the one to compute with: the same where that is float32."""
     config, classes = inputs.config, len(inputs.dataset.classes)
     runtime.make_deterministic(config.seed)
     start = inputs.source.values
-    if pixels is not None:
-        train = inputs.dataset.rows("train")
-        some = train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]
-        start = weights.estimate_batch_norm_statistics(inputs.backbone, start, pixels[some])
     variant = Variant(inputs.transfer, config.update_batch_norm, config.divide_by_255)
     network = build_network(inputs.backbone, classes, config.size, start, variant)
     if inputs.precision == "float32":
         return network, network
     with runtime.dtype_policy(inputs.precision):
         return network, build_network(inputs.backbone, classes, config.size, start, variant)
+
+
+def use_batch_norm_statistics(inputs: Inputs, pixels: np.ndarray, networks: set[Network]) -> None:
+    """Give random weights the BatchNorm statistics of some training images.
+
+    Args:
+        inputs: of the run.
+        pixels: all images, uint8 (n, size, size, 3).
+        networks: built from `inputs`; changed in place.
+    """
+    train = inputs.dataset.rows("train")
+    some = train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]
+    values = weights.estimate_batch_norm_statistics(
+        inputs.backbone, inputs.source.values, pixels[some]
+    )
+    for network in networks:
+        network.body.set_weights(values)
 
 
 def frozen_part(inputs: Inputs, network: Network, fast: Network) -> FrozenPart:

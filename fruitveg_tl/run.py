@@ -18,7 +18,13 @@ import numpy as np
 from fruitveg_tl import results
 from fruitveg_tl.config import FINETUNED, PATHS, PROBE, SCRATCH, RunConfig
 from fruitveg_tl.evaluation import metrics
-from fruitveg_tl.inputs import Inputs, build_networks, frozen_part, gather
+from fruitveg_tl.inputs import (
+    Inputs,
+    build_networks,
+    frozen_part,
+    gather,
+    use_batch_norm_statistics,
+)
 from fruitveg_tl.models import weights
 from fruitveg_tl.models.network import Network, trainable_parameters
 from fruitveg_tl.training.data_parallel import data_parallel, predict_on_batch
@@ -116,7 +122,7 @@ def _compute_frozen_part(inputs: Inputs) -> _State:
     with _timed(seconds, "decode"):
         pixels = dataset.pixels(config.size, config.crop)
     if inputs.source.source == weights.RANDOM:
-        network, fast = build_networks(inputs, pixels)
+        use_batch_norm_statistics(inputs, pixels, {network, fast})
     frozen = frozen_part(inputs, network, fast)
     with exclusive(frozen.folder):  # runs side by side that differ in the seed share them
         activations = frozen.compute(pixels, dataset.rows("train"), config.views)

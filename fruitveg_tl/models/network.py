@@ -23,12 +23,14 @@ class Network:
         prefix: raw RGB to the activations at the boundary; None if everything is trained.
         pool: activations at the boundary (or raw RGB without a prefix) to pooled features (n, d).
         tail: the same input as `pool`, to probabilities.
+        body: the backbone, whose parameters have the order of `SourceWeights.values`.
     """
 
     model: keras.Model
     prefix: keras.Model | None
     pool: keras.Model
     tail: keras.Model
+    body: keras.Model
 
     @property
     def head(self) -> keras.layers.Dense:
@@ -85,12 +87,12 @@ def build_network(
         norm.momentum = 0.9
         norm.trainable = variant.update_batch_norm or not variant.frozen
     if not variant.frozen:
-        return Network(model, None, keras.Model(pixels, pooled), model)
+        return Network(model, None, keras.Model(pixels, pooled), model, body)
     boundary = body.get_layer(backbone.boundary).output
     prefix = keras.Model(pixels, boundary, name="prefix")
     prefix.trainable = False
     tail = keras.Model(boundary, output, name="tail")
-    return Network(model, prefix, keras.Model(boundary, pooled), tail)
+    return Network(model, prefix, keras.Model(boundary, pooled), tail, body)
 
 
 def trainable_parameters(model: keras.Model) -> int:

@@ -135,12 +135,14 @@ def estimate_batch_norm_statistics(
         `values` with every moving mean and variance replaced by those of the images.
     """
     model = backbone.constructor(weights=None, include_top=False, input_shape=images.shape[1:])
-    model.set_weights(values)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    if not norms:
+        return list(values)
+    model.set_weights(values)
     for norm in norms:
         norm.momentum = 0.0  # the moving statistics are those of the last batch
     moments = [[0.0, 0.0] for _ in norms]  # sums of x and x², over the images
-    for start in range(0, len(images) if norms else 0, STATISTICS_BATCH):
+    for start in range(0, len(images), STATISTICS_BATCH):
         batch = images[start : start + STATISTICS_BATCH].astype(np.float32)
         model(backbone.preprocess_input(batch), training=True)
         for norm, moment in zip(norms, moments, strict=True):

@@ -42,6 +42,8 @@ def test_network_equals_the_plain_backbone_behind_its_own_preprocessing(backbone
     expected = plain.predict(backbone.preprocess_input(x.copy()), verbose=0).mean((1, 2))
     pooled = network.pool.predict(network.prefix.predict(x, verbose=0), verbose=0)
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    kept = zip(network.body.get_weights(), plain.get_weights(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in kept)
 
 
 def test_preprocessing_differs_where_the_published_weights_need_it():
