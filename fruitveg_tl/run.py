@@ -35,8 +35,8 @@ from fruitveg_tl.training.fit import (
     fit_resumable,
     interpolate,
     logit_adjusted_crossentropy,
-    predict,
 )
+from fruitveg_tl.training.inference import Inference
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.progress import note
@@ -188,13 +188,16 @@ def _train_tail(state: _State, stage: str, rate: float) -> None:
         phase = Phase(stage, config.finetune_epochs, rate, config.mixup, patience, member, members)
         _fit(state, state.trainable, views, phase)
         ends.append(state.trainable.get_weights())
-    tail.set_weights([np.mean(arrays, axis=0) for arrays in zip(*ends, strict=True)])
+    state.trainable.set_weights([np.mean(arrays, axis=0) for arrays in zip(*ends, strict=True)])
     if stage == FINETUNED and members == 1:
-        tail.compile(loss="categorical_crossentropy")
-        state.interpolation = interpolate(tail, start, state.evaluation("val"))
+        state.trainable.compile(loss="categorical_crossentropy")
+        state.interpolation = interpolate(state.trainable, start, state.evaluation("val"))
+    tail.set_weights(state.trainable.get_weights())
     with _timed(state.seconds, "evaluation"):
+        trained = Inference(tail)
         for split, stages in state.probabilities.items():
-            stages[stage] = predict(tail, state.evaluation(split))
+            batches = (x for x, _ in state.evaluation(split))
+            stages[stage] = np.concatenate(list(trained.outputs(batches)))
 
 
 def _fit(state: _State, model: keras.Model, views: Sequence[np.ndarray], phase: Phase) -> None:

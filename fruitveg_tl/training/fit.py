@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from fruitveg_tl.training.data_parallel import predict_on_batch, split
+from fruitveg_tl.training.data_parallel import split
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
@@ -246,11 +246,6 @@ def run_epoch(
         if bar is not None:
             bar.update()
     return {name: total / len(batches.targets) for name, total in totals.items()}
-
-
-def predict(model: keras.Model, batches: Batches) -> np.ndarray:
-    """Return the model's output for all batches, shape (n, …)."""
-    return np.concatenate([predict_on_batch(model, x) for x, _ in batches])
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:
