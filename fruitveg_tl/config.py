@@ -66,6 +66,9 @@ class RunConfig:
         0, int, "decides the head's initialisation and the order of images and views", least=0
     )
     batch_size: int = _setting(32, int, "images per step, in every phase", least=1)
+    boundary: str | None = _setting(
+        None, str, "name of the last layer that stays frozen (default: the backbone's)"
+    )
     probe_epochs: int = _setting(60, int, "the most epochs of the linear probe", least=1)
     finetune_epochs: int = _setting(
         30, int, "the most epochs of fine-tuning, or of training from scratch", least=1
@@ -85,7 +88,9 @@ class RunConfig:
     patience: int = _setting(
         12, int, "epochs without a lower validation loss before a phase stops", least=1
     )
-    weight_decay: float = _setting(1e-2, float, "of AdamW (Loshchilov & Hutter 2019)", least=0)
+    weight_decay: float | None = _setting(
+        None, float, "of AdamW (Loshchilov & Hutter 2019; default: the backbone's)", least=0
+    )
     soup: int = _setting(
         1, int, "fine-tune so many times from one probe, each time to the last epoch, and average "
         "the weights (model soup: Wortsman et al. 2022)", OPTION, least=1,

@@ -21,6 +21,8 @@ from fruitveg_tl.utils.storage import sha256_json
 # Random weights get their BatchNorm statistics from every so many of the training images, and from
 # no fewer than the second number.
 STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
+# Settings whose default the registry knows.
+BACKBONES_OWN = ("boundary", "finetune_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Inputs:
     """Everything that a run's result follows from.
 
     Attributes:
-        config: with the backbone's own fine-tuning rate filled in.
+        config: with the backbone's own settings filled in.
         dataset: the images, split as the run uses them.
-        backbone: the registry entry.
+        backbone: the registry entry, cut where the run cuts it.
         source: the weights to start from.
         precision: dtype policy of training; the stored network is float32.
         frozen_precision: of the frozen part.
@@ -92,10 +94,13 @@ def gather(
     engine = inference.engine() if devices == 1 else inference.KERAS
     # In OpenVINO every backbone is faster in bfloat16, and no less accurate (benchmarks/engine.py).
     frozen = precision or runtime.fast_precision(True) if engine == inference.OPENVINO else training
+    for name in BACKBONES_OWN:
+        if getattr(config, name) is None:
+            config = replace(config, **{name: getattr(backbone, name)})
     return Inputs(
-        replace(config, finetune_rate=config.finetune_rate or backbone.finetune_rate),
+        config,
         dataset,
-        backbone,
+        replace(backbone, boundary=config.boundary),
         weights.resolve(backbone, choice, config.seed),
         training,
         frozen,

@@ -49,7 +49,12 @@ def test_results_hold_together(finished, quick):
     assert provenance["environment"]["commit"] and provenance["environment"]["cores"]
     assert provenance["trained_parameters"]["linear probe"] == 512 * 3 + 3
     assert 0 < provenance["interpolation"]["alpha"] <= 1
-    assert json.loads((finished / "config.json").read_text())["finetune_rate"] == 1e-4
+    settings, vgg16 = (
+        json.loads((finished / "config.json").read_text()),
+        backbones.BACKBONES["vgg16"],
+    )
+    for name in ("boundary", "finetune_rate", "weight_decay"):
+        assert settings[name] == getattr(vgg16, name)
     assert {"frozen", "linear probe", "fine-tuned"} <= set(provenance["seconds"])
 
 
@@ -160,6 +165,11 @@ def test_openvino_computes_the_same_run(home, quick, monkeypatch):
     assert by_openvino.history["loss"].to_numpy() == pytest.approx(
         by_keras.history["loss"].to_numpy(), rel=0.02
     )
+    # The test split goes through OpenVINO, the saved network through Keras.
+    assert by_openvino.provenance["model_difference"] < 1e-2
+    np.testing.assert_allclose(
+        by_openvino.probabilities["fine-tuned"], by_keras.probabilities["fine-tuned"], atol=0.02
+    )
 
 
 def test_predictions_come_a_batch_at_a_time(home, finished, images, monkeypatch):
@@ -268,6 +278,7 @@ def test_the_way_weights_were_asked_for_does_not_make_another_run(
         ({"logit_adjustment": 2.0}, "at most 1"),
         ({"crop": 0.0}, "crop: 0.0 is too small"),
         ({"backbone": "alexnet"}, "unknown backbone"),
+        ({"boundary": "block9_pool"}, "boundary block9_pool: VGG16 cannot be cut there"),
     ],
 )
 def test_settings_that_make_no_sense(home, quick, change, message):

@@ -26,10 +26,11 @@ class Backbone:
         boundary: name of the last layer that stays frozen during fine-tuning.
         finetune_rate: highest learning rate of AdamW in fine-tuning.
         bfloat16: whether it is faster in bfloat16 on a processor that has the instructions; layers
-            with little arithmetic for the memory they move are not (benchmarks/limit.py).
+            with little arithmetic for the memory they move are not (benchmarks/share_of_peak.py).
         last_conv: name of the layer that Grad-CAM reads: the last feature map before pooling.
         weights_url: Keras' own ImageNet weights without top.
         weights_md5: the checksum Keras publishes for that file; None where it publishes none.
+        weight_decay: of AdamW, in every phase.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Backbone:
     last_conv: str
     weights_url: str
     weights_md5: str | None = None
+    weight_decay: float = 1e-2
 
     @property
     def key(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fruitveg_tl.models.backbones import Backbone
 from fruitveg_tl.utils.backend import keras
+from fruitveg_tl.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ def build_network(
         weights: the backbone's parameters in the order of `get_weights()`; None keeps the random
             initialisation.
         variant: what is trained.
+
+    Raises:
+        InputError: if the backbone cannot be cut at `backbone.boundary`.
     """
     pixels = keras.Input((size, size, 3), name="rgb_0_255")
     preprocessed = pixels / 255.0 if variant.divide_by_255 else backbone.preprocess_input(pixels)
@@ -88,10 +92,16 @@ def build_network(
         norm.trainable = variant.update_batch_norm or not variant.frozen
     if not variant.frozen:
         return Network(model, None, keras.Model(pixels, pooled), model, body)
-    boundary = body.get_layer(backbone.boundary).output
-    prefix = keras.Model(pixels, boundary, name="prefix")
+    try:
+        boundary = body.get_layer(backbone.boundary).output
+        prefix = keras.Model(pixels, boundary, name="prefix")
+        tail = keras.Model(boundary, output, name="tail")
+    except ValueError:  # no such layer, or a branch leads around it
+        raise InputError(
+            f"boundary {backbone.boundary}: {backbone.name} cannot be cut there; name a layer that "
+            f"all paths go through, such as {backbone.last_conv}"
+        ) from None
     prefix.trainable = False
-    tail = keras.Model(boundary, output, name="tail")
     return Network(model, prefix, keras.Model(boundary, pooled), tail, body)
 
 

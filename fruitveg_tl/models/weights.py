@@ -1,9 +1,9 @@
 """Where a backbone's parameters come from.
 
-Order: an explicit file; the folder `FRUITVEG_WEIGHTS`; Keras' cache; Keras' download; where that
-cannot be reached, the weights that this project bundles (`BUNDLED`), trained by
-`data/weights/pretraining`. Random initialisation only on request, and then every number that comes
-of it carries `RANDOM`.
+Order: an explicit file; the folder `FRUITVEG_WEIGHTS`, which then has to hold them; Keras' cache;
+Keras' download; where that cannot be reached, the weights that this project bundles (`BUNDLED`),
+trained by `data/weights/pretraining`. Random initialisation only on request, and then every number
+that comes of it carries `RANDOM`.
 """
 
 import hashlib
@@ -177,10 +177,13 @@ def _in_folder(backbone: Backbone) -> Path | None:
     if not Path(folder).is_dir():
         raise InputError(f"FRUITVEG_WEIGHTS={folder}: no such folder; correct or unset it")
     # Keras' own name first; then the name used where weights are kept in the Keras 3 format.
-    for stem in (backbone.weights_name, f"{backbone.module}_imagenet_notop.weights.h5"):
-        if (file := Path(folder, stem)).exists():
-            return file
-    return None
+    names = backbone.weights_name, f"{backbone.module}_imagenet_notop.weights.h5"
+    if file := next((file for name in names if (file := Path(folder, name)).exists()), None):
+        return file
+    raise InputError(
+        f"FRUITVEG_WEIGHTS={folder}: no weights of {backbone.name} there; put them there as "
+        f"{' or '.join(names)}, or ask for --weights bundled or random"
+    )
 
 
 def _keras_file(backbone: Backbone) -> Path:

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -82,6 +83,13 @@ def test_whole_network_fit_keeps_batch_norm_statistics_still():
     before = norm.moving_mean.numpy().copy()
     network.model.fit(images(6), np.arange(6) % 3, verbose=0)
     np.testing.assert_array_equal(norm.moving_mean.numpy(), before)
+
+
+@pytest.mark.parametrize("boundary", ["block_5_depthwise", "no such layer"])
+def test_a_network_is_not_cut_where_a_branch_leads_around(boundary):
+    backbone = replace(BACKBONES["mobilenetv2"], boundary=boundary)
+    with pytest.raises(InputError, match=f"boundary {boundary}: MobileNetV2 cannot be cut there"):
+        build_network(backbone, 3, 32)
 
 
 def test_batch_norm_asked_to_move_does_so_behind_the_boundary_alone():

@@ -200,6 +200,19 @@ def test_files_that_cannot_be_used(home, file, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", BACKBONES)
+def test_a_folder_without_the_file_is_an_error_naming_the_names_it_may_have(
+    home, tmp_path, monkeypatch, key
+):
+    backbone = BACKBONES[key]
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(weights, "_keras_file", lambda backbone: pytest.fail("asked Keras"))
+    with pytest.raises(InputError) as caught:
+        weights.resolve(backbone)
+    for words in (str(tmp_path), backbone.name, backbone.weights_name, f"{backbone.module}_image"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("key", BACKBONES)
 def test_random_weights_carry_the_signal_to_the_last_layer(home, key):
     backbone = BACKBONES[key]
     rng = np.random.default_rng(0)
