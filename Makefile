@@ -48,15 +48,18 @@ lock: setup      ## resolve pyproject.toml into requirements/*.lock anew
 lab: setup       ## open JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-bench: setup     ## measure speed and memory, write benchmarks/results
+# PyTorch is what one benchmark compares with: in an environment of its own, 5.5 GB.
+.venv-torch/done:
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
+	touch $@
+
+BENCHMARKS := end_to_end prediction headline engine share_of_peak waiting onednn growth precision \
+              input_path
+
+bench: setup .venv-torch/done  ## measure speed and memory, write benchmarks/results
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[bench]
-	$(BIN)/python benchmarks/engine.py
-	$(BIN)/python benchmarks/input_path.py
-	$(BIN)/python benchmarks/usual_recipe.py
-	$(BIN)/python benchmarks/limit.py
-	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/precision.py
-	$(BIN)/python benchmarks/synthetic_difficulty.py
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:           ## remove .venv, caches and the synthetic set; keep results
-	rm -rf .venv report data/cache data/synthetic *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-torch report data/cache data/synthetic *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from record import save, span
+from harness import DATASET, PRECISIONS, measure, save, span, start
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -24,9 +24,7 @@ from fruitveg_tl.models.network import Network, build_network
 from fruitveg_tl.training.inference import KERAS, OPENVINO, Inference
 from fruitveg_tl.utils import runtime
 
-DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "synthetic"
 SIZE, COUNT, ROUNDS, SEEDS = 224, 96, 3, 3
-PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 def network(backbone: Backbone, precision: str) -> Network:
@@ -42,8 +40,9 @@ def inference(backbone: Backbone, engine: str, precision: str) -> Inference:
     return Inference(network(backbone, built).prefix, precision)
 
 
-def rates(backbone: Backbone, pixels: np.ndarray) -> list[dict[str, str]]:
+def rates(name: str) -> list[dict[str, str]]:
     """Measure both engines in both precisions, in turn, so that a disturbance meets all."""
+    backbone, pixels = BACKBONES[name], registry.load(DATASET).pixels(SIZE)[:COUNT]
     cases = [(engine, precision) for engine in (KERAS, OPENVINO) for precision in PRECISIONS]
     ready = {case: inference(backbone, *case) for case in cases}
     seconds: dict[tuple, list[float]] = {case: [] for case in cases}
@@ -71,8 +70,11 @@ def rates(backbone: Backbone, pixels: np.ndarray) -> list[dict[str, str]]:
     return rows
 
 
-def probe(backbone: Backbone, precision: str, pixels: np.ndarray, targets: np.ndarray) -> dict:
+def probe(name: str, precision: str) -> dict[str, str]:
     """Score a linear probe on features whose frozen part OpenVINO computes in one precision."""
+    backbone, dataset = BACKBONES[name], registry.load(DATASET)
+    rows = np.concatenate([dataset.rows("train"), dataset.rows("val")])
+    pixels, targets = dataset.pixels(SIZE)[rows], dataset.targets[rows]
     features = inference(backbone, OPENVINO, precision).predict(pixels).astype(np.float16)
     pooled = Inference(network(backbone, "float32").pool).predict(features)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
@@ -93,20 +95,10 @@ def probe(backbone: Backbone, precision: str, pixels: np.ndarray, targets: np.nd
 
 def main() -> None:
     """Measure speed, then accuracy, and store both tables."""
-    dataset = registry.load(DATASET)
-    pixels = dataset.pixels(SIZE)
-    speed = [row for b in BACKBONES.values() for row in rates(b, pixels[:COUNT])]
-    save(Path(__file__).stem, speed)
-    rows = np.concatenate([dataset.rows("train"), dataset.rows("val")])
-    save(
-        "engine_accuracy",
-        [
-            probe(backbone, precision, pixels[rows], dataset.targets[rows])
-            for backbone in BACKBONES.values()
-            for precision in PRECISIONS
-        ],
-    )
+    save(Path(__file__).stem, [row for name in BACKBONES for row in measure(rates, name)["found"]])
+    probes = [measure(probe, name, p)["found"] for name in BACKBONES for p in PRECISIONS]
+    save("engine_accuracy", probes)
 
 
 if __name__ == "__main__":
-    main()
+    start(main, rates, probe)

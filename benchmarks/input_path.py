@@ -7,26 +7,22 @@ epochs read the package's mapped array in shuffled batches, against
 the files are in the page cache for all of them.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
-os.environ["FRUITVEG_HOME"] = tempfile.mkdtemp()  # before the package reads it
-
 import keras
 import numpy as np
 import tensorflow as tf
+from harness import DATASET, link_images, measure, save, span, start
 from PIL import Image, ImageOps
-from record import link_images, save, span
 
 from fruitveg_tl.data import images, registry
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.training.fit import Batches
 
-DATASET = "grocery" if "FRUITVEG_DATA" in os.environ else "synthetic"
 SIZE, BATCH, COUNT, ROUNDS = 224, 32, 800, 15
 
 
@@ -71,15 +67,20 @@ def tf_data(paths: list[Path]) -> None:
         pass
 
 
-def main() -> None:
-    """Measure both tables' rows and store them."""
+def race() -> list[dict]:
+    """Measure decoding, then a later epoch, the ways taking turns."""
     dataset = registry.load(DATASET)
     paths = [dataset.root / path for path in dataset.index["path"][:COUNT]]
     decoders = {"this package": package, "Pillow": pillow, "OpenCV": opencv, "tf.data": tf_data}
     rows = _race("decode and resize", len(paths), {k: (v, paths) for k, v in decoders.items()})
     with tempfile.TemporaryDirectory() as folder:
         rows += _race("a later epoch", len(paths), _readers(Path(folder), dataset, paths))
-    save(Path(__file__).stem, rows)
+    return rows
+
+
+def main() -> None:
+    """Measure the table's rows and store them."""
+    save(Path(__file__).stem, measure(race)["found"])
 
 
 def _readers(folder: Path, dataset: Dataset, paths: list[Path]) -> dict:
@@ -131,4 +132,4 @@ def _race(what: str, count: int, ways: dict) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, race)

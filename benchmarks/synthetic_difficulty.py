@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from record import save
+from harness import save
 
 from fruitveg_tl import results
 from fruitveg_tl.data import registry

@@ -27,7 +27,7 @@ def fast_precision(gains_on_cpu: bool) -> str:
     Args:
         gains_on_cpu: whether the network gains by it on a processor that has the instructions.
     """
-    # XLA on a processor computes no faster in it (benchmarks/limit.py).
+    # XLA on a processor computes no faster in it (benchmarks/share_of_peak.py).
     able = keras.backend.backend() != "jax" and "avx512_bf16" in _cpuinfo("flags").split()
     return "mixed_bfloat16" if gpus() or (able and gains_on_cpu) else "float32"
 
