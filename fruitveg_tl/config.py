@@ -99,7 +99,10 @@ class RunConfig:
         0.0, float, "tau of logit adjustment in the loss of both phases (Menon et al. 2021): 0 for "
         "none, 1 makes up for rare classes wholly", OPTION, least=0, most=1,
     )  # fmt: skip
-    resplit: bool = _setting(False, bool, "split the images anew, duplicates together", ABLATION)
+    resplit: int = _setting(
+        0, int, "deal the images anew, duplicates together: 1 to 5, each a fifth to test on "
+        "(without a number: 1)", ABLATION, least=0, most=5, const=1,
+    )  # fmt: skip
     train_images_per_class: int | None = _setting(
         None, int, "train on so many images of each class (default: all)", ABLATION, least=1
     )

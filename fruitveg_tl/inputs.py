@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl.config import PATHS, RunConfig
-from fruitveg_tl.data import audit, registry
+from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.models import weights
 from fruitveg_tl.models.backbones import Backbone, backbone_by_name
@@ -86,9 +86,7 @@ def gather(
 ) -> Inputs:
     """Find the images and the weights of a run; see `train_and_evaluate`."""
     backbone = backbone_by_name(config.backbone)
-    dataset = registry.load(config.dataset, config.label_level, data)
-    if config.resplit:
-        dataset = audit.resplit(dataset, dataset.pixels(audit.SIZE))
+    dataset = registry.load(config.dataset, config.label_level, data, config.resplit)
     choice = "random" if config.strategy == "scratch" else config.weights
     training = precision or runtime.fast_precision(backbone.bfloat16)
     engine = inference.engine() if devices == 1 else inference.KERAS

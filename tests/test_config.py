@@ -23,7 +23,7 @@ def test_every_setting_is_explained_and_its_default_passes_its_own_check():
         ({"crop": 1.5}, "crop: 1.5 is too large; at most 1"),
         ({"mixup": float("nan")}, "mixup: nan is too small"),
         ({"label_level": "medium"}, "label_level: 'medium' is unknown; choose coarse or fine"),
-        ({"resplit": "yes"}, "resplit: 'yes' is no bool"),
+        ({"resplit": "yes"}, "resplit: 'yes' is no int"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named_with_what_does(change, message):

@@ -1,20 +1,15 @@
 """What is wrong with a set of images before any network sees it."""
 
-from dataclasses import replace
-
 import imagehash
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import ndimage, sparse, stats
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestNeighbors
 
 from fruitveg_tl.data.dataset import Dataset
 
-SIZE = 64  # pixels for which a re-split looks for duplicates, whatever the networks are given
 HASH_BITS = 64
-FOLDS = 10  # of a re-split: seven to train on, one to choose by, two to test on
 NEAR = 4  # bits of 64; what differs by more is, in what was looked at, another image
 
 
@@ -112,27 +107,29 @@ def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
     return sparse.csgraph.connected_components(edges, directed=False)[1]
 
 
-def resplit(dataset: Dataset, pixels: np.ndarray, seed: int = 0) -> Dataset:
-    """Return the same images, split anew so that no group of duplicates is torn apart.
+def exact_leaks(dataset: Dataset) -> str | None:
+    """Say in one line which images stand byte for byte in two splits, or under two labels.
 
-    Stratified by class, about 70/10/20 (`StratifiedGroupKFold` of scikit-learn). Images taken
-    one after the other that are no near duplicates may still be parted: a split by shop or day,
-    where the source has one, is harder.
-
-    Args:
-        dataset: the images as distributed.
-        pixels: see `duplicates`.
-        seed: another seed, another split.
+    Returns:
+        the line, with counts; None if there are none.
     """
-    members = duplicate_groups(duplicates(dataset, pixels), len(dataset.index))
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    split = np.full(len(dataset.index), "train", dtype=object)
-    for fold, (_, rows) in enumerate(folds.split(members, dataset.targets, members)):
-        if fold < 3:
-            split[rows] = "val" if fold == 0 else "test"
-    index = dataset.index.assign(split=split.astype(str))
-    index = index.sort_values(["split", "path"]).reset_index(drop=True)
-    return replace(dataset, name=f"{dataset.name}-resplit", index=index)
+    images = dataset.index[["split", "label", "sha256"]]
+    elsewhere = images[images["split"] != "test"]
+    tested = images[images["split"] == "test"]
+    leaked = int(tested["sha256"].isin(elsewhere["sha256"]).sum())
+    contents = images.groupby("sha256")["label"].unique()
+    doubtful = contents[contents.map(len) > 1]
+    parts = []
+    if leaked:
+        parts.append(f"{leaked:,} of {len(tested):,} test images stand in train or val as well")
+    if len(doubtful):
+        pairs = sorted({" and ".join(sorted(labels)) for labels in doubtful})
+        parts.append(f"{len(doubtful):,} contents stand under two labels ({', '.join(pairs)})")
+    if not parts:
+        return None
+    return (
+        f"{dataset.name}: {'; '.join(parts)}; --resplit deals the images anew, duplicates together"
+    )
 
 
 def quality(pixels: np.ndarray) -> pd.DataFrame:

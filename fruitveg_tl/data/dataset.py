@@ -115,12 +115,11 @@ def _check_classes(
     if len(classes) < 2:
         raise InputError(f"{root}: only one class, {classes[0]!r}; at least two are needed")
     counts = pd.crosstab(table["label"], table["split"]).reindex(columns=SPLITS, fill_value=0)
-    missing = [
-        f"{printable(root)}: class {label!r} has no images in {split}; "
-        "add some there or remove the class from the other splits"
-        for label in classes
-        for split in required
-        if counts.loc[label, split] == 0
-    ]
-    if missing:
-        raise InputError("\n".join(missing))
+    for split in required:
+        if empty := [repr(label) for label in classes if counts.loc[label, split] == 0]:
+            which = f"class {empty[0]} has" if len(empty) == 1 else f"{len(empty)} classes have"
+            names = "" if len(empty) == 1 else f" ({', '.join(empty)})"
+            raise InputError(
+                f"{printable(root)}: {which} no images in {split}{names}; add some there, remove "
+                "the class from the other splits, or deal all images anew with --resplit"
+            )

@@ -1,5 +1,6 @@
 """Images in class folders, with or without folders for the splits."""
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,38 +9,87 @@ from sklearn.model_selection import train_test_split
 
 from fruitveg_tl.config import SPLITS
 from fruitveg_tl.data.dataset import Item
-from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.data.images import IMAGE_SUFFIXES
+from fruitveg_tl.utils.errors import InputError, printable
 
-# The Kaggle set says "validation"; others say "val" or "valid".
-SPLIT_FOLDERS = {"train": "train", "test": "test"} | dict.fromkeys(
-    ("val", "valid", "validation"), "val"
-)
-# Left by operating systems and archives; anything else in a class folder must be an image.
-JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")
+# The Kaggle set says "validation"; others say "val", "valid" or "Training".
+SPLIT_FOLDERS = {
+    folder: split
+    for split, folders in {
+        "train": ("train", "training"),
+        "val": ("val", "valid", "validation", "dev"),
+        "test": ("test", "testing"),
+    }.items()
+    for folder in folders
+}
+# Left by operating systems, archives and storage servers, besides all names with a dot in front.
+JUNK = frozenset(
+    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin",
+     "system volume information", "lost+found")
+)  # fmt: skip
 
 
-def from_folders(root: Path) -> Iterator[Item]:
+def from_folders(root: Path, resplit: bool = False) -> Iterator[Item]:
     """Yield the images of a folder.
 
     Args:
         root: holds train, validation and test folders of class folders, or class folders alone
-            (then split 70/10/20, stratified and seeded).
+            (then split 70/10/20, stratified and seeded). Other common names of the splits will do,
+            in any case; what is hidden, and what systems leave behind (`JUNK`), is passed over.
+        resplit: the images will be dealt anew, so that splits may be missing.
 
     Raises:
-        InputError: if the folder or one of the splits is missing, or there are too few to split.
+        InputError: if the folder or one of the splits is missing, there are too few to split, or
+            something lies where it would have to be guessed what it is.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; correct --data or FRUITVEG_DATA")
-    splits = {SPLIT_FOLDERS.get(folder.name.lower()): folder for folder in _folders(root)}
-    if "train" in splits:
-        if missing := [split for split in SPLITS if split not in splits]:
-            raise InputError(f"{root}: there is a train folder but none for {', '.join(missing)}")
-        for split in SPLITS:
-            for path, label in _labelled(splits[split]):
+        raise InputError(f"{printable(root)}: no such folder; correct --data or FRUITVEG_DATA")
+    folders = _folders(root)
+    splits = _split_folders(root, folders)
+    if splits:
+        if not resplit and (missing := [split for split in SPLITS if split not in splits]):
+            raise InputError(
+                f"{printable(root)}: no folder for {', '.join(missing)} beside "
+                f"{', '.join(printable(folder.name) for folder in splits.values())}; add it, or "
+                "deal all images anew with --resplit"
+            )
+        for split, folder in splits.items():
+            for path, label in _labelled(folder):
                 yield path, label, split
-    else:
-        images = list(_labelled(root))
-        yield from _stratified(root, images) if images else ()
+        return
+    for folder in folders:
+        if _split_folders(folder, _folders(folder)):
+            raise InputError(
+                f"{printable(folder)}: it holds split folders, so it is a data set, not a class; "
+                "give its own path"
+            )
+    images = list(_labelled(root))
+    if resplit:
+        yield from ((path, label, "train") for path, label in images)
+    elif images:
+        yield from _stratified(root, images)
+
+
+def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
+    """Return the folder of each split; empty if these are class folders."""
+    found = [(SPLIT_FOLDERS[name], x) for x in folders if (name := x.name.lower()) in SPLIT_FOLDERS]
+    splits = dict(found)
+    # A class may be called "Test"; one of two splits at least is train.
+    if "train" not in splits and len(splits) < 2:
+        return {}
+    named = [folder for _, folder in found]
+    if twice := [folder for split, folder in found if splits[split] != folder]:
+        names = ", ".join(printable(folder.name) for folder in twice)
+        raise InputError(
+            f"{printable(root)}: {names}: another folder of that split lies there; keep one"
+        )
+    if strange := [folder for folder in folders if folder not in named]:
+        names = ", ".join(printable(folder.name) for folder in strange)
+        raise InputError(
+            f"{printable(root)}: beside the splits, what is {names}? Move it elsewhere"
+        )
+    _refuse_images(root)
+    return splits
 
 
 def _stratified(root: Path, images: list[tuple[Path, str]]) -> Iterator[Item]:
@@ -52,23 +102,53 @@ def _stratified(root: Path, images: list[tuple[Path, str]]) -> Iterator[Item]:
             rest, test_size=0.125, stratify=[labels[i] for i in rest], random_state=0
         )
     except ValueError as error:
-        raise InputError(f"{root}: too few images to split 70/10/20 ({error})") from None
+        raise InputError(
+            f"{printable(root)}: too few images to split 70/10/20 ({error}); --resplit deals "
+            "smaller classes too"
+        ) from None
     for split, rows in zip(SPLITS, (train, val, test), strict=True):
         for row in rows:
             yield paths[row], labels[row], split
 
 
 def _labelled(folder: Path) -> Iterator[tuple[Path, str]]:
+    _refuse_images(folder)
     for class_folder in _folders(folder):
-        for path in sorted(class_folder.rglob("*")):
-            # A link that leads nowhere is no folder either, and is named when it is read.
-            if not path.is_dir() and not path.name.startswith(".") and path.name not in JUNK:
-                yield path, class_folder.name
+        # One name has two spellings in Unicode, and systems differ in which they give.
+        label = unicodedata.normalize("NFC", class_folder.name)
+        for path in _files_below(class_folder):
+            yield path, label
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return all files that are called like images, at any depth, without what is hidden."""
+    return [path for path in _files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        # A link that leads nowhere is no folder either, and is named when it is read.
+        if not path.is_dir() and not any(map(_is_junk, path.relative_to(folder).parts)):
+            yield path
+
+
+def _refuse_images(folder: Path) -> None:
+    """Refuse images beside class folders or splits: what class are they of?"""
+    images = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not _is_junk(path.name) and path.is_file()
+    ]
+    if images and _folders(folder):
+        raise InputError(
+            f"{printable(images[0])}: it lies beside folders, as {len(images)} images do there, so "
+            "that its class is unknown; move them into class folders, or elsewhere"
+        )
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and path.name not in JUNK
-    )
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_junk(path.name))
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in JUNK

@@ -116,11 +116,13 @@ def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Ite
             f"{root}: no classes.csv here; --data or FRUITVEG_DATA must be the folder of the "
             "Grocery Store Dataset that holds dataset/"
         )
-    with (root / "classes.csv").open(newline="") as file:
+    with (root / "classes.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.reader(file))[1:]
     names = {int(number): {"fine": fine, "coarse": coarse} for fine, number, coarse, *_ in rows}
     for split in SPLITS:
-        for line in (root / f"{split}.txt").read_text().splitlines():
+        # An editor may have left a mark at the front, or a blank line at the end.
+        lines = (root / f"{split}.txt").read_text(encoding="utf-8-sig").splitlines()
+        for line in filter(str.strip, lines):
             path, fine, _ = (field.strip() for field in line.split(","))
             if path.split("/")[1] in categories:
                 yield root / path, names[int(fine)][label_level], split

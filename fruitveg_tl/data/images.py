@@ -15,6 +15,13 @@ from fruitveg_tl.utils.storage import atomic_path, new_array
 
 # What cameras and web pages give. An animation is several images, so no GIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
+DEPTHS = (8, 10, 12, 14, 16)  # bits of a grey value
+# What image files are called, also those of kinds that are refused.
+IMAGE_SUFFIXES = frozenset(
+    suffix
+    for suffix, kind in Image.registered_extensions().items()
+    if kind in (*FORMATS, "GIF", "AVIF")
+) | {".heic", ".heif"}
 WORKERS = 4
 
 T = TypeVar("T")
@@ -45,7 +52,14 @@ def check_header(path: Path) -> tuple[int, int, str]:
     except InputError:
         raise
     except UnidentifiedImageError:
+        if path.open("rb").read(12)[4:8] == b"ftyp":  # a phone's HEIC or HEIF
+            raise InputError(f"{printable(path)}: its content is HEIC; {convert}") from None
         raise InputError(f"{printable(path)}: not an image; {fix}") from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{printable(path)}: over {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; scale "
+            "it down, then run again"
+        ) from None
     except Exception as error:  # Pillow's readers raise nearly anything for damaged content
         raise InputError(f"{printable(path)}: cannot be read ({_reason(error)}); {fix}") from None
 
@@ -77,6 +91,11 @@ def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
             edge = (1 - crop) / 2
             square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC, bleed=edge)
             return np.asarray(square)
+    except _UnknownDepth as error:
+        raise InputError(
+            f"{printable(path)}: {error}; save it with 8 bits a channel (as JPEG or PNG) or delete "
+            "it, then run again"
+        ) from None
     except Exception as error:  # as in check_header
         raise InputError(
             f"{printable(path)}: damaged or truncated ({_reason(error)}); "
@@ -91,16 +110,36 @@ def _reason(error: Exception) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow clips 16-bit grey at 255 on conversion: keep the high byte instead.
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(
-            "RGB"
-        )
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Scale grey values of another depth to uint8; Pillow would clip them at 255.
+
+    Whole numbers are taken for the smallest of the usual depths that holds the largest of them
+    (scientific cameras store 12 bits in 16); fractions for 0 to 1, or else for 0 to 255.
+
+    Raises:
+        _UnknownDepth: if the values fit none of these.
+    """
+    low, high = grey.min(), grey.max()
+    if grey.dtype.kind == "f" and high <= 1:
+        most = 1
+    else:
+        most = next((2**bits - 1 for bits in DEPTHS if high < 2**bits), None)
+    if most is None or not low >= 0:
+        raise _UnknownDepth(f"grey values from {low} to {high} ({grey.dtype})")
+    return np.rint(grey.astype(np.float64) * 255 / most).astype(np.uint8)
+
+
+class _UnknownDepth(ValueError):
+    """Pixels whose range says nothing of what is black and what is white."""
 
 
 def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -> list[T]:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, SPLITS
-from fruitveg_tl.data import grocery, kaggle, synthetic
+from fruitveg_tl.data import grocery, kaggle, resplit, synthetic
 from fruitveg_tl.data.dataset import Dataset, Item, index
 from fruitveg_tl.data.folders import from_folders
 from fruitveg_tl.utils.errors import InputError
 
 
 def load(
-    name: str, label_level: str | None = None, data: str | os.PathLike | None = None
+    name: str,
+    label_level: str | None = None,
+    data: str | os.PathLike | None = None,
+    fold: int = 0,
 ) -> Dataset:
     """Find a dataset, fetching or generating it if needed, and index it.
 
@@ -24,10 +27,16 @@ def load(
             70/10/20, stratified and seeded).
         label_level: "coarse" or "fine", for grocery only; None is "coarse" there.
         data: a copy already on disk in the upstream layout; default: `FRUITVEG_DATA`.
+        fold: 1 to 5 deals all images anew, see `resplit`; 0 keeps the splits.
 
     Raises:
         InputError: naming the file, folder, class or name that cannot be used.
     """
+    if data and (name == "synthetic" or name not in DATASETS):
+        raise InputError(
+            f"--data {data}: {name} needs no copy; name the set that this is a copy of by "
+            f"--dataset, or give the folder itself: --dataset {data}"
+        )
     data = data or config.variable("DATA")
     if label_level not in (None, "coarse", "fine"):
         raise InputError(f"unknown label_level {label_level!r}; choose coarse or fine")
@@ -36,42 +45,49 @@ def load(
     folder = Path(name).expanduser()
     if name in DATASETS:
         level = label_level or "coarse"
-        root, source = DATASETS[name](Path(data) if data else None, level)
+        copy = Path(data).expanduser() if data else None
+        root, source = DATASETS[name](copy, level, fold > 0)
         title = f"{name}-{level}" if name in GROCERY else name
     elif folder.is_dir():
-        root, source, title = folder, from_folders(folder), folder.resolve().name
+        root, source, title = folder, from_folders(folder, fold > 0), folder.resolve().name
     else:
         known = ", ".join(DATASETS)
         raise InputError(f"unknown dataset {name!r}; choose one of {known}, or give a folder")
     # Upstream's own validation split of grocery lacks four classes; that split is kept as it is.
     required = ("train", "test") if name in GROCERY else SPLITS
-    return index(title, root, list(source), required)
+    dataset = index(title, root, list(source), () if fold else required)
+    return resplit.resplit(dataset, fold) if fold else dataset
 
 
-def _synthetic(data: Path | None, label_level: str) -> tuple[Path, Iterator[Item]]:
+def _synthetic(data: Path | None, label_level: str, partial: bool) -> tuple[Path, Iterator[Item]]:
     root = synthetic.generate(PATHS.data / "synthetic")
     return root, from_folders(root)
 
 
-def _fruits_veges(data: Path | None, label_level: str) -> tuple[Path, Iterator[Item]]:
+def _fruits_veges(
+    data: Path | None, label_level: str, partial: bool
+) -> tuple[Path, Iterator[Item]]:
     root = data or kaggle.fetch()
-    return root, from_folders(root)
+    return root, from_folders(root, partial)
 
 
 def _grocery(
-    data: Path | None, label_level: str, categories: tuple[str, ...] = ("Fruit", "Vegetables")
+    data: Path | None,
+    label_level: str,
+    partial: bool,
+    categories: tuple[str, ...] = ("Fruit", "Vegetables"),
 ) -> tuple[Path, Iterator[Item]]:
     root = data or grocery.fetch(PATHS.data / "grocery")
     root = root / "dataset" if (root / "dataset").is_dir() else root
     return root, grocery.from_lists(root, label_level, categories)
 
 
-def _grocery_all(data: Path | None, label_level: str) -> tuple[Path, Iterator[Item]]:
-    return _grocery(data, label_level, ("Fruit", "Vegetables", "Packages"))
+def _grocery_all(data: Path | None, label_level: str, partial: bool) -> tuple[Path, Iterator[Item]]:
+    return _grocery(data, label_level, partial, ("Fruit", "Vegetables", "Packages"))
 
 
 GROCERY = ("grocery", "grocery-all")
-DATASETS: dict[str, Callable[[Path | None, str], tuple[Path, Iterator[Item]]]] = {
+DATASETS: dict[str, Callable[[Path | None, str, bool], tuple[Path, Iterator[Item]]]] = {
     "synthetic": _synthetic,
     "grocery": _grocery,
     "grocery-all": _grocery_all,

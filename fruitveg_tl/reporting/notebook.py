@@ -40,7 +40,8 @@ class Experiment:
     @cached_property
     def dataset(self) -> Dataset:
         """The images."""
-        return registry.load(self.name, self.label_level)
+        fold = self.settings.get("resplit", RunConfig.resplit)
+        return registry.load(self.name, self.label_level, fold=fold)
 
     @property
     def size(self) -> int:

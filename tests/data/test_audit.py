@@ -75,31 +75,20 @@ def test_a_chain_of_pairs_is_one_group():
     assert len(set(audit.duplicate_groups(pairs[:0], 3))) == 3
 
 
-def test_a_resplit_tears_no_duplicates_apart_and_keeps_every_image(tmp_path, home):
+def test_exact_leaks_are_counted_in_one_line(tmp_path, home):
     images = {
-        f"{split}/{name}/{i}.png": scene(100 * n + i % 8)  # the same eight in every split
-        for split, count in (("train", 20), ("val", 10), ("test", 10))
-        for n, name in enumerate(("kiwi", "pear"))
-        for i in range(count)
+        f"{split}/{name}/{i}.png": scene(1000 * s + 100 * n + i)
+        for s, split in enumerate(("train", "val", "test"))
+        for n, name in enumerate(("corn", "sweetcorn"))
+        for i in range(3)
     }
-    images |= {
-        f"train/{name}/more{i}.png": scene(1000 * (n + 1) + i)
-        for n, name in enumerate(("kiwi", "pear"))
-        for i in range(40)
-    }
-    dataset = write(tmp_path / "set", images)
-    assert len(audit.leaked_test_rows(audit.duplicates(dataset, dataset.pixels(64))))
-    again = audit.resplit(dataset, dataset.pixels(64))
-    assert again.name == "set-resplit" and again.digest != dataset.digest
-    assert sorted(again.index["path"]) == sorted(dataset.index["path"])
-    assert not len(audit.leaked_test_rows(audit.duplicates(again, again.pixels(64))))
-    sizes = again.split_sizes()
-    assert all(
-        abs(sizes[k] / 160 - fraction) < 0.1
-        for k, fraction in zip(sizes, (0.7, 0.1, 0.2), strict=True)
-    )
-    counts = pd.crosstab(again.index["label"], again.index["split"])
-    assert (counts.loc["kiwi"] - counts.loc["pear"]).abs().max() <= 10
+    assert audit.exact_leaks(write(tmp_path / "clean", images)) is None
+    images["test/corn/again.png"] = images["train/corn/0.png"]
+    images["test/corn/both.png"] = images["val/sweetcorn/1.png"]
+    line = audit.exact_leaks(write(tmp_path / "set", images))
+    assert "set: 2 of 8 test images stand in train or val as well" in line
+    assert "1 contents stand under two labels (corn and sweetcorn)" in line
+    assert "--resplit" in line and "\n" not in line
 
 
 def test_quality_orders_images_as_the_eye_does():

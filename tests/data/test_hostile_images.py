@@ -195,7 +195,7 @@ def one_of_each(root):
     [
         (one_class, "only one class, 'apple'"),
         (class_in_one_split, "'durian' has no images in"),
-        (no_validation, "none for val"),
+        (no_validation, "no folder for val"),
         (one_of_each, "too few images"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -32,6 +32,42 @@ def test_every_png_mode_becomes_rgb(tmp_path, mode, colour, expected):
     assert colour_of(file) == list(expected)
 
 
+@pytest.mark.parametrize(
+    ("values", "middle"),
+    [
+        (np.array([[0, 0.5, 1]], np.float32), 128),
+        (np.array([[0, 128, 255]], np.float32), 128),
+        (np.array([[0, 2048, 4095]], np.uint16), 128),  # 12 bits in 16
+        (np.array([[0, 32768, 65535]], np.uint16), 128),
+        (np.array([[0, 100, 255]], np.int32), 100),
+        (np.array([[0, 32768, 65535]], np.int32), 128),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", "")),
+)
+def test_every_depth_of_a_tiff_keeps_its_greys(tmp_path, values, middle):
+    Image.fromarray(values.repeat(40, 0).repeat(40, 1)).save(tmp_path / "x.tif")
+    image = decode(tmp_path / "x.tif", 40)
+    assert abs(int(image[20, 20, 0]) - middle) <= 1
+
+
+@pytest.mark.parametrize("values", [[-5, 9], [0, 70000], [0.0, np.nan], [0.0, 1e9]], ids=str)
+def test_a_depth_that_cannot_be_told_is_refused_naming_it(tmp_path, values):
+    kind = np.float32 if isinstance(values[0], float) else np.int32
+    Image.fromarray(np.array([values], kind).repeat(40, 0).repeat(40, 1)).save(tmp_path / "x.tif")
+    with pytest.raises(InputError, match=r"x\.tif: grey values from .*8 bits a channel"):
+        decode(tmp_path / "x.tif", 40)
+
+
+def test_a_phones_heic_and_a_giant_image_get_the_advice_that_helps(tmp_path, monkeypatch):
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(InputError, match=r"x\.heic: its content is HEIC; convert it"):
+        check_header(tmp_path / "x.heic")
+    save_image(tmp_path / "x.jpg", 0, 0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(InputError, match="million pixels; scale it down"):
+        check_header(tmp_path / "x.jpg")
+
+
 def test_palette_with_transparency_and_cmyk(tmp_path):
     palette = Image.new("RGB", (40, 40), (12, 200, 34)).convert("P", palette=Image.Palette.ADAPTIVE)
     palette.save(tmp_path / "p.png")

@@ -136,7 +136,7 @@ def test_grocery_may_lack_a_class_in_validation_but_not_in_training(groceries):
         file.write_text("\n".join(lines))
         if split == "val":
             assert load("grocery", data=groceries).classes == ("Apple", "Leek")
-    with pytest.raises(InputError, match="'Leek' has no images in train"):
+    with pytest.raises(InputError, match="class 'Leek' has no images in train"):
         load("grocery", data=groceries)
 
 
@@ -164,7 +164,12 @@ def test_kaggle_layout(images):
     ("change", "named"),
     [
         (lambda root: shutil.rmtree(root / "validation" / "banana"), "'banana'.* in val"),
-        (lambda root: shutil.rmtree(root / "test"), "none for test"),
+        (lambda root: shutil.rmtree(root / "validation"), "no folder for val beside test, train"),
+        (lambda root: shutil.rmtree(root / "test"), "no folder for test.*--resplit"),
+        (lambda root: (root / "more").mkdir(), "beside the splits, what is more"),
+        (lambda root: (root / "Valid").mkdir(), "Valid: another folder of that split"),
+        (lambda root: save_image(root / "test" / "x.jpg", 0, 0), "x.jpg: it lies beside folders"),
+        (lambda root: save_image(root / "x.JPEG", 0, 0), "x.JPEG: it lies beside folders"),
         (lambda root: (root / "test" / "apple" / "note.txt").write_text("hi"), "note.txt"),
         (lambda root: (root / "train" / "apple" / "0.jpg").write_bytes(b""), "0.jpg.*empty"),
     ],
@@ -173,6 +178,37 @@ def test_what_is_wrong_in_a_folder_is_named(images, change, named):
     change(images)
     with pytest.raises(InputError, match=named):
         load(str(images))
+
+
+def test_split_folders_go_by_other_names_in_any_case(images):
+    before = load(str(images)).digest
+    for old, new in (("train", "Training"), ("validation", "DEV"), ("test", "Test")):
+        (images / old).rename(images / new)
+    assert load(str(images)).digest == before
+
+
+def test_a_class_may_be_called_test(images):
+    (images / "train" / "apple").rename(images / "train" / "test")
+    assert load(str(images / "train")).classes == ("banana", "cherry", "test")
+
+
+def test_a_folder_of_data_sets_is_refused(images):
+    with pytest.raises(InputError, match=r"holds split folders.*give its own path"):
+        load(str(images.parent))
+
+
+def test_hidden_and_system_folders_are_passed_over_at_any_depth(images):
+    before = load(str(images)).digest
+    for folder in (".ipynb_checkpoints", "@eaDir", "more/.thumbs", "#recycle"):
+        save_image(images / "train" / "apple" / folder / "0.jpg", 0, 7)
+    save_image(images / "@eaDir" / "apple" / "0.jpg", 0, 7)
+    assert load(str(images)).digest == before
+
+
+def test_a_copy_is_of_a_named_set(images):
+    for name in ("synthetic", str(images)):
+        with pytest.raises(InputError, match=r"needs no copy.*--dataset"):
+            load(name, data=images)
 
 
 def test_names_that_do_not_exist(tmp_path):
