@@ -1,0 +1,142 @@
+"""A trained network in other formats, with what one has to know to use it, and a check."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fruitveg_tl.results import Run
+from fruitveg_tl.utils.backend import keras
+from fruitveg_tl.utils.errors import InputError, first_line, printable
+from fruitveg_tl.utils.storage import atomic_path
+
+TOLERANCE = 1e-3  # of a probability
+IMAGES = 8  # that the check compares
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format to export to.
+
+    Attributes:
+        file: name of what is written.
+        keras_name: the format's name in `keras.Model.export`.
+        package: that writes it, beside Keras and TensorFlow; None if there is no other.
+        runtime: that reads it again for the check.
+        reader: the file to a function from images to probabilities.
+    """
+
+    file: str
+    keras_name: str
+    package: str | None
+    runtime: str
+    reader: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
+
+
+def _onnx(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def _remove_unused_inputs(file: Path) -> None:
+    """Remove what tf2onnx leaves of a constant that it has folded: a second input."""
+    import onnx
+
+    network = onnx.load(file)
+    used = {name for node in network.graph.node for name in node.input}
+    inputs = [x for x in network.graph.input if x.name in used]
+    del network.graph.input[:]
+    network.graph.input.extend(inputs)
+    onnx.save(network, file)
+
+
+def _litert(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import tensorflow as tf
+
+    signature = tf.lite.Interpreter(str(file)).get_signature_runner()
+    (name,), (output,) = signature.get_input_details(), signature.get_output_details()
+    return lambda images: np.concatenate([signature(**{name: x[None]})[output] for x in images])
+
+
+def _saved_model(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(file))
+    return lambda images: loaded.serve(images).numpy()
+
+
+def _openvino(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(file), "CPU", options)
+    return lambda images: compiled(images)[0]
+
+
+FORMATS = {
+    "onnx": Format("model.onnx", "onnx", "tf2onnx", "onnxruntime", _onnx),
+    "litert": Format("model.tflite", "litert", None, "tensorflow", _litert),
+    "saved_model": Format("saved_model", "tf_saved_model", None, "tensorflow", _saved_model),
+    "openvino": Format("model.xml", "openvino", "openvino", "openvino", _openvino),
+}
+
+
+def export(run: Run, name: str, folder: Path) -> tuple[Path, float]:
+    """Write a run's network in another format and compare the two.
+
+    Beside it are `classes.json`, the classes in the order of its outputs, and `input.json`, which
+    says what an image has to be; the backbone's own preprocessing is inside the network.
+
+    Args:
+        run: a finished run with its network.
+        name: one of `FORMATS`.
+        folder: where to write to; it must not be there, and appears whole or not at all.
+
+    Returns:
+        the network's file, and the largest difference of a probability on some random images.
+
+    Raises:
+        InputError: if the folder exists, a package is missing, the network cannot be converted, or
+            the two differ by more than `TOLERANCE`.
+    """
+    wanted = FORMATS[name]
+    if folder.exists():
+        raise InputError(f"{printable(folder)}: it exists; give a new folder")
+    for package in filter(None, (wanted.package, wanted.runtime)):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"export to {name} needs {package}: pip install {package}")
+    model, size = run.load_model(), run.config.size
+    images = np.random.default_rng(0).uniform(0, 255, (IMAGES, size, size, 3)).astype(np.float32)
+    own = keras.ops.convert_to_numpy(model(images, training=False))
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        file = temporary / wanted.file
+        try:
+            model.export(str(file), format=wanted.keras_name, verbose=False)
+        except Exception as error:  # each converter has its own kinds
+            raise InputError(f"export to {name} failed: {first_line(error)}") from None
+        if name == "onnx":
+            _remove_unused_inputs(file)
+        difference = float(np.abs(wanted.reader(file)(images) - own).max())
+        if not difference <= TOLERANCE:
+            raise InputError(f"export to {name}: its probabilities differ by {difference:.1e}")
+        (temporary / "classes.json").write_text(json.dumps(run.classes, ensure_ascii=False))
+        (temporary / "input.json").write_text(json.dumps(_input(run), indent=1))
+    return folder / wanted.file, difference
+
+
+def _input(run: Run) -> dict:
+    size, crop = run.config.size, run.config.crop
+    return {
+        "shape": ["n", size, size, 3],
+        "dtype": "float32",
+        "values": "RGB, 0 to 255; the network holds its backbone's preprocessing",
+        "resize": f"EXIF orientation applied, centre square of {crop:g} of the shorter side, "
+        f"bicubic to {size} x {size}",
+    }
