@@ -1,18 +1,32 @@
-"""The command line: data, run, table, report, predict, clean."""
+"""The command line: data, run, table, report, predict, export, clean."""
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import Field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fruitveg_tl import __version__, config
 from fruitveg_tl.config import PATHS, PROFILES, RunConfig
-from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.models.backbones import BACKBONES, backbone_by_name
 from fruitveg_tl.utils.errors import InputError, printable
 
+if TYPE_CHECKING:
+    from fruitveg_tl.data.dataset import Dataset
+
 # The heavy imports stand inside the commands, so that --help comes at once.
+
+
+EXPORT_FORMATS = ("onnx", "litert", "saved_model", "openvino")  # of fruitveg_tl.export
+_WAYS_OUT = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space") | {
+    errno.EACCES: "correct the rights",
+    errno.EPERM: "correct the rights",
+    errno.EROFS: "choose a disk that can be written (FRUITVEG_HOME)",
+    errno.ENAMETOOLONG: "shorten the name",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,12 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at the end
+        return 0
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""
         reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
+        way_out = _WAYS_OUT.get(error.errno, "correct that")
         print(
-            f"error: {where}{reason}; free space or correct the rights, then give the same "
-            "command again: finished steps are kept",
+            f"error: {where}{reason}; {way_out}, then give the same command again: finished steps "
+            "are kept",
             file=sys.stderr,
         )
         return 2
@@ -75,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     _add_predict(commands.add_parser("predict", help="classify images with a saved network"))
+    _add_export(commands.add_parser("export", help="write a saved network in another format"))
     clean = commands.add_parser(
         "clean", help="free the disk that decoded images and activations take; results stay"
     )
@@ -90,7 +109,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "(default: FRUITVEG_DATASET, else synthetic)",
     )
     parser.add_argument("--data", help="a copy of the data set on disk (default: FRUITVEG_DATA)")
-    _add_settings(parser, (f for f in config.settings() if f.name == "label_level"))
+    _add_settings(parser, (f for f in config.settings() if f.name in ("label_level", "resplit")))
     parser.set_defaults(command=_data)
 
 
@@ -114,11 +133,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     several.add_argument(
         "--devices", type=int, default=1, metavar="N", help="spread every batch over N devices"
     )
-    own = ("dataset", "backbone", "seed", "label_level")  # their options stand above
+    own = ("dataset", "backbone", "seed", "label_level", "resplit")  # their options stand above
     usual = (f for f in config.settings(config.PLAIN, config.OPTION) if f.name not in own)
     _add_settings(parser.add_argument_group("settings"), usual)
     ablations = parser.add_argument_group("ablations, which every table names")
-    _add_settings(ablations, config.settings(config.ABLATION))
+    _add_settings(ablations, (f for f in config.settings(config.ABLATION) if f.name not in own))
     parser.set_defaults(command=_run)
 
 
@@ -133,6 +152,8 @@ def _add_settings(parser: Any, fields: Iterable[Field]) -> None:
             option["action"] = argparse.BooleanOptionalAction
         else:
             option |= {"type": kind, "metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
+        if const := field.metadata.get("const"):
+            option |= {"nargs": "?", "const": const}
         if choices := field.metadata.get("choices"):
             option |= {"choices": choices, "metavar": None}
         parser.add_argument("--" + field.name.replace("_", "-"), **option)
@@ -157,20 +178,34 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument(
-        "--run", type=Path, help="folder below data/results (default: the newest network)"
+        "images", nargs="+", metavar="IMAGE", help="files, folders, or patterns such as 'a/*.jpg'"
     )
+    parser.add_argument(
+        "--run",
+        help="folder below data/results, or a backbone's name for its best run by validation "
+        "(default: the network saved last)",
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="K", help="classes to print (default: 5)"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every class's probability")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the same as JSON")
     parser.set_defaults(command=_predict)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a new folder to write to")
+    parser.add_argument("--format", required=True, choices=EXPORT_FORMATS)
+    parser.add_argument("--run", help="as for predict")
+    parser.set_defaults(command=_export)
 
 
 # --- commands -----------------------------------------------------------------------------------
 
 
 def _data(options: argparse.Namespace) -> None:
-    from fruitveg_tl.data import registry
-
-    dataset = registry.load(options.dataset, options.label_level, options.data)
+    dataset = _load(options)
     counts = dataset.index.groupby(["label", "split"]).size().unstack()
     print(counts[list(dataset.split_sizes())].to_string())
     sizes = ", ".join(f"{split} {count}" for split, count in dataset.split_sizes().items())
@@ -178,12 +213,24 @@ def _data(options: argparse.Namespace) -> None:
     print(f"folder {dataset.root}\nSHA-256 {dataset.digest}")
 
 
+def _load(options: argparse.Namespace) -> "Dataset":
+    """Load the images that the options name, and warn of what stands among them twice."""
+    from fruitveg_tl.data import audit, registry
+
+    fold = options.resplit or 0
+    dataset = registry.load(options.dataset, options.label_level, options.data, fold)
+    if leaks := audit.exact_leaks(dataset):
+        print(f"WARNING: {leaks}", file=sys.stderr)
+    return dataset
+
+
 def _run(options: argparse.Namespace) -> None:
     configs = [
-        RunConfig(options.dataset, backbone.lower(), seed=seed, **_given(options))
-        for backbone in options.backbones
+        RunConfig(options.dataset, backbone_by_name(name).key, seed=seed, **_given(options))
+        for name in options.backbones
         for seed in options.seeds
     ]
+    _load(options)
     from fruitveg_tl import grid, results, run
     from fruitveg_tl.reporting import tables
 
@@ -234,12 +281,38 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from fruitveg_tl.predict import newest_run, predict
+    from fruitveg_tl.predict import choose_run, find_images, predict
+    from fruitveg_tl.reporting import predictions
 
-    run = options.run or newest_run()
-    for path, probabilities in zip(options.images, predict(options.images, run), strict=True):
-        best = ", ".join(f"{name} {value:.1%}" for name, value in probabilities.head(5).items())
-        print(f"{path}: {best}")
+    if options.top < 1:
+        raise InputError(f"--top {options.top}: at least 1")
+    files, problems = find_images(options.images)
+    run = choose_run(options.run)
+    print(f"answered by {predictions.source(run)}", file=sys.stderr)
+    answers = []
+    try:
+        for path, probabilities in predict(files, run) if files else ():
+            answers.append((path, probabilities))
+            top = probabilities.head(options.top)
+            best = ", ".join(f"{printable(name)} {value:.1%}" for name, value in top.items())
+            print(f"{printable(path)}: {best}")
+    except InputError as error:
+        problems.append(str(error))
+    if options.csv:
+        predictions.write_csv(options.csv, answers)
+    if options.json:
+        predictions.write_json(options.json, answers, run)
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from fruitveg_tl.export import export
+    from fruitveg_tl.predict import choose_run
+
+    run = choose_run(options.run)
+    file, difference = export(run, options.format, options.folder)
+    print(f"{run.folder.name}: {file}; probabilities differ by at most {difference:.1e}")
 
 
 def _clean(options: argparse.Namespace) -> None:

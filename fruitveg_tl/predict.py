@@ -1,6 +1,6 @@
 """Classify images of one's own with a saved network."""
 
-import json
+import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,54 +8,108 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl import config, results
+from fruitveg_tl.data.folders import images_below
 from fruitveg_tl.data.images import decode
+from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.training.inference import BATCH, Inference
-from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.utils.progress import note, progress
 
 
-def newest_run() -> Path:
-    """Return the folder of the run whose network was saved last.
+def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Return what files, folders (searched to the bottom) and patterns with * or ? stand for.
 
-    Networks that break the study's protocol on purpose are for the questions of the last chapter
-    and passed over.
+    Returns:
+        the image files, each once, in the order given; one line for whatever stands for none.
+    """
+    files, problems = {}, []
+    for name in given:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = images_below(path)
+        elif path.exists():
+            found = [path]
+        else:
+            matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (it may be absolute)
+            found = [Path(match) for match in matches if Path(match).is_file()]
+        if not found:
+            problems.append(f"{printable(path)}: no image there; give files, folders or patterns")
+        files |= dict.fromkeys(found)
+    return list(files), problems
+
+
+def choose_run(name: str | None = None) -> results.Run:
+    """Return the finished run that is to answer.
+
+    Args:
+        name: a run folder, or its name below `data/results`; or a backbone's name, for its best
+            run by the loss on the validation split; None for the network that was saved last.
 
     Raises:
-        InputError: if no run on this machine has one.
+        InputError: if there is none, or none with its network.
     """
-    models = (
-        file
-        for file in config.PATHS.results.glob("*/model.keras")
-        if not config.in_words(
-            json.loads((file.parent / "config.json").read_text()), config.ABLATION
-        )
-    )
-    newest = max(models, key=lambda file: file.stat().st_mtime, default=None)
-    if newest is None:
+    if name is not None and name.lower() not in BACKBONES:
+        return results.load(name)
+    runs = [run for run in _with_networks() if name is None or run.config.backbone == name.lower()]
+    if not runs:
         raise InputError(
-            f"{config.PATHS.results}: no saved network; train one with «python -m fruitveg_tl run»"
+            f"{config.PATHS.results}: no saved network{f' of {name}' if name else ''}; train one "
+            f"with «python -m fruitveg_tl run{f' --backbones {name.lower()}' if name else ''}»"
         )
-    return newest.parent
+    if name is None:
+        return max(runs, key=lambda run: (run.folder / results.MODEL).stat().st_mtime)
+    return min(runs, key=lambda run: run.history["val_loss"].min())
 
 
-def predict(paths: Sequence[Path], run: Path) -> Iterator[pd.Series]:
+def _with_networks() -> Iterator[results.Run]:
+    """Yield the runs with a saved network, without those that break the protocol on purpose."""
+    for file in sorted(config.PATHS.results.glob(f"*/{results.MODEL}")):
+        try:
+            run = results.load(file.parent)
+        except InputError as error:
+            note(f"WARNING: {error}")
+            continue
+        if not config.in_words(run.config.to_dict(), config.ABLATION):
+            yield run
+
+
+def predict(paths: Sequence[Path], run: results.Run) -> Iterator[tuple[Path, pd.Series]]:
     """Classify images with a run's whole network, a batch at a time.
 
     Args:
         paths: image files.
-        run: a run folder, or its name below `data/results`.
+        run: whose network answers.
 
     Yields:
-        for each file, the probability of every class, highest first.
+        for each file that can be decoded, the file and the probability of every class, highest
+        first.
 
     Raises:
-        InputError: if an image cannot be decoded; see also `results.Run.load_model`.
+        InputError: after all others are answered, with a line for each image that cannot be
+            decoded; at once if the network cannot be used, see `results.Run.load_model`.
     """
-    trained = results.load(run)
-    size, crop = trained.config.size, trained.config.crop
-    batches = (
-        np.stack([decode(path, size, crop) for path in some])
-        for some in (paths[i : i + BATCH] for i in range(0, len(paths), BATCH))
-    )
-    for probabilities in Inference(trained.load_model()).outputs(batches):
-        for row in probabilities:
-            yield pd.Series(row, index=trained.classes).sort_values(ascending=False)
+    network = Inference(run.load_model())
+    problems: list[str] = []
+    answered: list[Path] = []
+
+    def batches() -> Iterator[np.ndarray]:
+        for start in range(0, len(paths), BATCH):
+            pixels = []
+            for path in paths[start : start + BATCH]:
+                try:
+                    pixels.append(decode(path, run.config.size, run.config.crop))
+                    answered.append(path)
+                except InputError as error:
+                    problems.append(str(error))
+            if pixels:
+                yield np.stack(pixels)
+
+    number = 0
+    with progress("predict", len(paths)) as bar:
+        for probabilities in network.outputs(batches()):
+            for row in probabilities:
+                yield answered[number], pd.Series(row, run.classes).sort_values(ascending=False)
+                number += 1
+                bar.update()
+    if problems:
+        raise InputError("\n".join(problems))

@@ -10,11 +10,15 @@ One folder per run below `data/results/`, written in one atomic step when the ru
     test.csv                  path and true label of every test image
     probabilities-STAGE.npy   float32 (n_test, classes), rows as in test.csv
     val.csv, validation-STAGE.npy   the same for the validation split
+    classes.json              the classes, in the order of the network's outputs
     model.keras               the whole network, raw RGB in (not kept in Git)
     model.keras.sha256        its hash, as `sha256sum -c` reads it (not kept in Git)
 """
 
 import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +31,8 @@ from fruitveg_tl.config import PATHS
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import MAKESHIFT
 from fruitveg_tl.utils.backend import keras
-from fruitveg_tl.utils.errors import InputError, first_line
+from fruitveg_tl.utils.errors import InputError, first_line, printable
+from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.storage import atomic_path, sha256_file, write_json
 
 MODEL, MODEL_HASH = "model.keras", "model.keras.sha256"
@@ -66,6 +71,7 @@ def save(folder: Path, outcome: Outcome) -> None:
         write_json(temporary / "config.json", outcome.config.to_dict())
         write_json(temporary / "provenance.json", outcome.provenance)
         write_json(temporary / "metrics.json", outcome.scores)
+        write_json(temporary / "classes.json", outcome.provenance["dataset"]["classes"])
         pd.DataFrame(outcome.history).to_csv(temporary / "history.csv", index=False)
         outcome.report.to_csv(temporary / "classification_report.csv")
         for split, stages in outcome.probabilities.items():
@@ -135,7 +141,7 @@ class Run:
                 safe mode; see the advisory to CVE-2025-1550).
         """
         file = self.folder / MODEL
-        again = "train it again with «python -m fruitveg_tl run --force»"
+        again = f"train it again with «{command(self.config)} --force»"
         if not file.is_file():
             raise InputError(f"{file}: no such file (networks are not kept in Git); {again}")
         record = self.folder / MODEL_HASH
@@ -174,7 +180,7 @@ def load(folder: Path | str) -> Run:
         folder: a run folder, or its name below `data/results`.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or its files are damaged.
     """
     folder = Path(folder)
     folder = folder if folder.is_dir() else PATHS.results / folder
@@ -182,15 +188,16 @@ def load(folder: Path | str) -> Run:
         raise InputError(
             f"{folder}: no finished run here; start it with «python -m fruitveg_tl run»"
         )
-    scores, settings, provenance = _read_json(folder)
-    return Run(
-        folder,
-        config.RunConfig(**settings),
-        provenance,
-        pd.read_csv(folder / "history.csv"),
-        {stage: scores[stage] for stage in config.STAGES if stage in scores},
-        _read_index(folder, "test"),
-    )
+    with _named(folder):
+        scores, settings, provenance = _read_json(folder)
+        return Run(
+            folder,
+            config.RunConfig(**settings),
+            provenance,
+            pd.read_csv(folder / "history.csv"),
+            scores,
+            _read_index(folder, "test"),
+        )
 
 
 def read(results: Path | None = None) -> pd.DataFrame:
@@ -204,10 +211,28 @@ def read(results: Path | None = None) -> pd.DataFrame:
         size in pixels, seed, run (folder name), every metric, parameters (trained in that stage),
         seconds (of training up to that stage's end, the frozen part included), ablation and
         recipe_options (those in use, in words; mostly none), settings (equal for runs that differ
-        in the seed alone).
+        in the seed alone). A folder that cannot be understood is named in a warning.
     """
-    files = sorted((results or PATHS.results).glob("*/metrics.json"))
-    return pd.DataFrame([row for file in files for row in _rows(file.parent)])
+    rows = []
+    for file in sorted((results or PATHS.results).glob("*/metrics.json")):
+        try:
+            with _named(file.parent):
+                rows += _rows(file.parent)
+        except InputError as error:
+            note(f"WARNING: {error}")
+    return pd.DataFrame(rows)
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Name the folder whose files cannot be understood."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, InputError) as error:
+        raise InputError(
+            f"{printable(folder)}: not a finished run of this version ({type(error).__name__}: "
+            f"{first_line(error)}); remove it"
+        ) from None
 
 
 def _rows(folder: Path) -> list[dict]:
@@ -218,7 +243,7 @@ def _rows(folder: Path) -> list[dict]:
     ablations = config.in_words(settings, config.ABLATION)
     no_views = "" if settings["views"] else "views 0"
     rows, spent = [], seconds["frozen"]
-    for stage in (stage for stage in config.STAGES if stage in scores):
+    for stage in scores:
         spent += seconds[stage]
         # A soup is made in fine-tuning: the probe before it is like any other.
         options = {k: v for k, v in settings.items() if (k, stage) != ("soup", config.PROBE)}
@@ -243,14 +268,35 @@ def _rows(folder: Path) -> list[dict]:
     return rows
 
 
+def command(settings: config.RunConfig) -> str:
+    """Return the command that computes a run."""
+    own = {"dataset": "--dataset", "backbone": "--backbones", "seed": "--seeds"}
+    words = ["python", "-m", "fruitveg_tl", "run"]
+    for setting in config.settings():
+        name, value = setting.name, getattr(settings, setting.name)
+        if name not in own and value == setting.default:
+            continue
+        option = own.get(name, "--" + name.replace("_", "-"))
+        if setting.metadata["kind"] is bool:
+            words.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            words += [option, str(value)]
+    return shlex.join(words)
+
+
 def slug(stage: str) -> str:
     """Return a stage's name as it stands in file names, e.g. "linear-probe"."""
     return stage.replace(" ", "-")
 
 
-def _read_json(folder: Path) -> list[dict]:
+def _read_json(folder: Path) -> tuple[dict, dict, dict]:
+    """Return scores, in the order of the stages, settings and provenance."""
     names = ("metrics.json", "config.json", "provenance.json")
-    return [json.loads((folder / name).read_text()) for name in names]
+    scores, settings, provenance = (json.loads((folder / name).read_text()) for name in names)
+    stages = {stage: scores[stage] for stage in config.STAGES if stage in scores}
+    if not stages:
+        raise ValueError("metrics.json has no stage")
+    return stages, settings, provenance
 
 
 def _read_index(folder: Path, split: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ LAYERS = (
     {"evaluation"},
     {"inputs"},
     {"run"},
-    {"predict", "grid", "reporting"},
+    {"predict", "export", "grid", "reporting"},
     {"cli"},
     {"__main__"},
 )

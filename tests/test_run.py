@@ -20,7 +20,7 @@ from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.inputs import Inputs
 from fruitveg_tl.models import backbones, weights
-from fruitveg_tl.predict import newest_run, predict
+from fruitveg_tl.predict import choose_run, predict
 from fruitveg_tl.reporting import tables
 from fruitveg_tl.run import train_and_evaluate
 from fruitveg_tl.training.inference import BATCH
@@ -90,7 +90,7 @@ def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch)
 def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypatch):
     alone = train_and_evaluate(replace(quick, finetune_epochs=1), precision="float32")
     starts, ends, kept = [], [], []
-    fit, predict_with = steps.fit_resumable, steps.predict
+    fit, inference = steps.fit_resumable, steps.Inference
 
     def spy_on_training(model, *arguments):
         starts.append(model.get_weights())
@@ -98,12 +98,12 @@ def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypa
         ends.append(model.get_weights())
         return history
 
-    def spy_on_predictions(model, batches):
+    def spy_on_predictions(model):
         kept.append(model.get_weights())
-        return predict_with(model, batches)
+        return inference(model)
 
     monkeypatch.setattr(steps, "fit_resumable", spy_on_training)
-    monkeypatch.setattr(steps, "predict", spy_on_predictions)
+    monkeypatch.setattr(steps, "Inference", spy_on_predictions)
     folder = train_and_evaluate(replace(quick, finetune_epochs=1, soup=2), precision="float32")
     assert folder != alone
     _, first, second = ends  # after the probe
@@ -147,7 +147,8 @@ def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
     image = load(quick.dataset).root / results.load(cropped).test["path"][0]
     stored = [results.load(run).probabilities["fine-tuned"][0] for run in (whole, cropped)]
     for run, expected in zip((whole, cropped), stored, strict=True):
-        prediction = next(predict([image], run))[results.load(run).classes]
+        trained = results.load(run)
+        prediction = next(predict([image], trained))[1][trained.classes]
         np.testing.assert_allclose(prediction, expected, atol=0.02)
     probed = [results.load(run).probabilities["linear probe"] for run in (whole, cropped)]
     assert np.abs(probed[0] - probed[1]).max() > 1e-4
@@ -178,9 +179,9 @@ def test_predictions_come_a_batch_at_a_time(home, finished, images, monkeypatch)
         predicting, "decode", lambda *arguments: opened.append(1) or decode(*arguments)
     )
     files = sorted(images.rglob("*.jpg")) * 3
-    predictions = predict(files, finished)
+    predictions = predict(files, results.load(finished))
     assert not opened
-    assert next(predictions).sum() == pytest.approx(1, abs=1e-3)
+    assert next(predictions)[1].sum() == pytest.approx(1, abs=1e-3)
     assert len(opened) <= 2 * BATCH < len(files)
     assert len([*predictions]) == len(files) - 1
 
@@ -316,7 +317,7 @@ def test_killed_in_every_step_a_run_ends_with_the_same_results(home, quick, tmp_
 def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finished, quick):
     changes = [
         {"train_images_per_class": 2, "probe_first": False},
-        {"divide_by_255": True, "resplit": True, "views": 0},
+        {"divide_by_255": True, "resplit": 1, "views": 0},
     ]
     direct, resplit = (
         results.load(train_and_evaluate(replace(quick, **change))) for change in changes
@@ -324,11 +325,11 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
     assert len({finished, direct.folder, resplit.folder}) == 3
     assert direct.provenance["dataset"]["images"]["train"] == 6
     assert list(direct.scores) == ["fine-tuned"]
-    assert resplit.provenance["dataset"]["name"] == "images-resplit"
+    assert resplit.provenance["dataset"]["name"] == "images-resplit1"
     runs = results.read()
     stages = set(tables.evaluated_models(runs)["Stage"])
     assert "fine-tuned, train_images_per_class 2, probe_first False" in stages
-    assert "fine-tuned, resplit True, divide_by_255 True, views 0" in stages
+    assert "fine-tuned, resplit 1, divide_by_255 True, views 0" in stages
     content = results.load(finished).provenance["dataset"]["sha256"]
     filled = tables.fill(f"<!-- results {content} --><!-- /results -->", runs)
     assert "train_images_per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
@@ -338,7 +339,7 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
         .keys()
         .isdisjoint(f.name for f in config.settings(config.ABLATION))
     )
-    assert newest_run() == finished
+    assert choose_run().folder == finished
 
 
 def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):

@@ -1,0 +1,47 @@
+"""Predictions for people and for programs: a table, JSON, and which network answers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fruitveg_tl.results import Run
+from fruitveg_tl.utils.storage import atomic_path
+
+Answers = Sequence[tuple[Path, pd.Series]]  # from `predict.predict`
+
+
+def source(run: Run) -> str:
+    """Say in one line which network answers."""
+    dataset = run.provenance["dataset"]["name"]
+    return f"{run.folder.name}: {run.backbone_name}, weights {run.weights}, trained on {dataset}"
+
+
+def write_csv(file: Path, answers: Answers) -> None:
+    """Write one row an image: its file, the predicted class, and every class's probability."""
+    rows = [
+        {"file": str(path), "predicted": found.index[0]} | found.sort_index().to_dict()
+        for path, found in answers
+    ]
+    table = pd.DataFrame(rows).rename(columns=_harmless)
+    for column in ("file", "predicted"):
+        table[column] = [_harmless(text) for text in table.get(column, ())]
+    with atomic_path(file) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def write_json(file: Path, answers: Answers, run: Run) -> None:
+    """Write which network answers, and for each image every class's probability."""
+    images = [
+        {"file": str(path), "probabilities": found.astype(float).to_dict()}
+        for path, found in answers
+    ]
+    content = {"run": run.folder.name, "weights": run.weights, "images": images}
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _harmless(text: str) -> str:
+    """Keep a spreadsheet from taking a name for a formula (OWASP, CSV injection)."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

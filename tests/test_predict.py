@@ -1,0 +1,117 @@
+"""Predictions as people ask for them: many files, some bad, into a table."""
+
+import json
+import shlex
+import shutil
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import QUICK, save_image, write_images
+
+from fruitveg_tl import cli, results
+from fruitveg_tl.predict import choose_run, find_images, predict
+from fruitveg_tl.utils.errors import InputError
+
+CLASSES = ("=1+1", "päärynä", "001")
+
+
+@pytest.fixture
+def trained(home, tmp_path, capsys):
+    """A run on classes whose names are not plain words."""
+    root = write_images(tmp_path / "images", CLASSES)
+    assert cli.main(["run", "--dataset", str(root), "--backbones", "vgg16", *QUICK]) == 0
+    return results.load(capsys.readouterr().out.splitlines()[0])
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder with two good images, a bad one, one that is hidden, and a text."""
+    folder = tmp_path / "mine"
+    save_image(folder / "a.jpg", 0, 1)
+    save_image(folder / "deep" / "b.PNG", 1, 2)
+    save_image(folder / ".hidden" / "c.jpg", 1, 2)
+    (folder / "note.txt").write_text("hello")
+    (folder / "bad.jpg").write_text("no image")
+    return folder
+
+
+def test_files_folders_and_patterns_are_found_once_each(mine):
+    a, b, bad = mine / "a.jpg", mine / "deep" / "b.PNG", mine / "bad.jpg"
+    given = [str(b), str(mine), f"{mine}/*.jpg", f"{mine}/gone.jpg", f"{mine}/*.tif"]
+    files, problems = find_images(given)
+    assert files == [b, a, bad]
+    assert [line.split(":")[0] for line in problems] == given[3:]
+
+
+def test_the_good_are_answered_the_bad_named_and_all_is_written(trained, mine, tmp_path, capsys):
+    table, answers = tmp_path / "out.csv", tmp_path / "out.json"
+    arguments = [str(mine), str(mine / "gone.jpg"), "--top", "1"]
+    code = cli.main(["predict", *arguments, "--csv", str(table), "--json", str(answers)])
+    out, err = capsys.readouterr()
+    assert code == 2
+    problems = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(problems) == 2 and "gone.jpg" in problems[0] and "bad.jpg" in problems[1]
+    assert f"answered by {trained.folder.name}: VGG16, weights none (random), trained on" in err
+    lines = out.splitlines()
+    assert len(lines) == 2 and all(line.count("%") == 1 for line in lines)
+
+    found = json.loads(answers.read_text())
+    assert found["run"] == trained.folder.name
+    assert [sorted(image["probabilities"]) for image in found["images"]] == [sorted(CLASSES)] * 2
+    assert sum(found["images"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+
+    rows = pd.read_csv(table, dtype=str)
+    assert rows.columns.tolist()[:2] == ["file", "predicted"]
+    assert set(rows.columns[2:]) == {"'=1+1", "päärynä", "001"}  # no formula
+    assert "=1+1" not in rows["predicted"].tolist()
+    best = rows[rows.columns[2:]].astype(float).idxmax(axis=1)
+    assert rows["predicted"].tolist() == best.tolist()
+
+
+def test_a_backbones_name_stands_for_its_best_run_by_validation(trained, tmp_path):
+    other = shutil.copytree(trained.folder, trained.folder.with_name("other"))
+    history = pd.read_csv(other / "history.csv")
+    history["val_loss"] /= 2
+    history.to_csv(other / "history.csv", index=False)
+    assert choose_run("VGG16").folder == other
+    assert choose_run(trained.folder.name).folder == trained.folder
+    with pytest.raises(InputError, match=r"no saved network of resnet50.*--backbones resnet50"):
+        choose_run("resnet50")
+
+
+def test_a_damaged_or_foreign_run_is_named_and_the_others_answer(trained, mine, capsys):
+    foreign = {"damaged": "{", "foreign": '{"accuracy": 1}', "newer": None}
+    for name, content in foreign.items():
+        folder = shutil.copytree(trained.folder, trained.folder.with_name(name))
+        if content is None:
+            settings = json.loads((folder / "config.json").read_text()) | {"hyper": 1}
+            (folder / "config.json").write_text(json.dumps(settings))
+        else:
+            (folder / "metrics.json").write_text(content)
+    for command in (["table"], ["predict", str(mine / "a.jpg")]):
+        assert cli.main(command) == 0
+        err = capsys.readouterr().err
+        for name in foreign:
+            assert f"WARNING: {trained.folder.with_name(name)}: not a finished run" in err
+
+
+def test_the_classes_lie_beside_the_network_for_plain_keras(trained, mine):
+    """As the README shows it."""
+    model = keras.saving.load_model(trained.folder / "model.keras")
+    classes = json.loads((trained.folder / "classes.json").read_text())
+    image = keras.utils.load_img(mine / "a.jpg", target_size=(32, 32), keep_aspect_ratio=True)
+    probabilities = model.predict(np.array(image)[None], verbose=0)[0]
+    ((_, expected),) = predict([mine / "a.jpg"], trained)
+    assert classes[probabilities.argmax()] == expected.index[0]
+
+
+def test_a_lost_network_is_answered_by_the_command_that_makes_it(trained, mine, capsys):
+    (trained.folder / "model.keras").unlink()
+    with pytest.raises(InputError) as caught:
+        trained.load_model()
+    words = shlex.split(str(caught.value).split("«")[1].split("»")[0])
+    assert words[:3] == ["python", "-m", "fruitveg_tl"]
+    assert cli.main(words[3:]) == 0
+    assert (trained.folder / "model.keras").exists()
