@@ -6,7 +6,7 @@ BIN    := .venv/bin
 KIND   := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 LOCK   := requirements/$(KIND).lock
 
-.PHONY: help setup run report notebooks test lint format lock lab bench clean
+.PHONY: help setup run report notebooks test lint format lock platforms lab bench clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -20,10 +20,10 @@ setup: .venv/$(KIND).done  ## make .venv with the pinned packages
 	touch $@
 
 run: setup       ## train and evaluate on DATASET (default: synthetic), skipping finished runs
-	$(BIN)/python -m fruitveg_tl run $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
+	$(BIN)/python -m fruitveg_tl run $(if $(DATASET),--dataset "$(DATASET)") $(ARGS)
 
 report: setup    ## execute all notebooks on DATASET (default: synthetic) and bind them into a PDF
-	FRUITVEG_DATASET=$(or $(DATASET),synthetic) $(BIN)/python -m fruitveg_tl report $(ARGS)
+	FRUITVEG_DATASET="$(or $(DATASET),synthetic)" $(BIN)/python -m fruitveg_tl report $(ARGS)
 
 notebooks: setup ## execute them in place, on the images they name, for committing
 	$(BIN)/python -m fruitveg_tl report --in-place
@@ -44,6 +44,9 @@ lock: setup      ## resolve pyproject.toml into requirements/*.lock anew
 	for kind in cpu gpu; do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	  --extra $$kind --extra notebooks --extra dev --upgrade \
 	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements/$$kind.lock; done
+
+platforms: setup ## ask whether every pinned package has a wheel for Windows, macOS and ARM
+	$(BIN)/python requirements/check_platforms.py
 
 lab: setup       ## open JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -4,16 +4,19 @@ All train on the whole training split, to the same schedule: so many epochs of t
 fine-tuning, no early stopping, then the test split. An epoch of a recipe costs the same every time:
 two of each phase are measured, and the second stands for the others. This package runs the whole
 schedule, with OpenVINO and without. Every side is a process of its own, and its time starts with
-the process.
+the process. What is measured is stored at once, and not repeated on the same kind of machine:
+delete its entry in `results/end_to_end-runs.json` for that.
 
 PyTorch is installed for this script alone, in `.venv-torch`; see the Makefile.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
-from harness import DATASET, HERE, link_images, measure, save, start
+from harness import DATASET, HERE, link_images, machine, measure, save, start
 
 SIZE, VIEWS = 224, 4
 EPOCHS = {"head": 30, "fine-tuning": 15}
@@ -22,6 +25,7 @@ BACKBONES = ("vgg16", "resnet50", "mobilenetv2")
 TORCH = HERE.parent / ".venv-torch" / "bin" / "python"
 KERAS_RECIPE, PYTORCH_RECIPE = "recipe in Keras", "recipe in PyTorch"
 PACKAGE, WITHOUT = "this package", "this package, FRUITVEG_ENGINE=keras"
+SIDES = (KERAS_RECIPE, PYTORCH_RECIPE, PACKAGE, WITHOUT)
 
 
 def package(root: str, backbone: str) -> dict:
@@ -45,43 +49,54 @@ def package(root: str, backbone: str) -> dict:
 
 
 def main() -> None:
-    """Measure all sides of one backbone after the other and store both tables."""
-    rows, shares = [], []
-    for backbone in BACKBONES:
-        with tempfile.TemporaryDirectory() as root:
-            link_images(Path(root), _images())
-            recipe = ("train", root, backbone, MEASURED)
-            sides = {
-                KERAS_RECIPE: measure(*recipe, script=str(HERE / "recipe_keras.py")),
-                PYTORCH_RECIPE: measure(
-                    *recipe, script=str(HERE / "recipe_pytorch.py"), python=str(TORCH)
-                ),
-                PACKAGE: measure(package, root, backbone),
-                WITHOUT: measure(package, root, backbone, FRUITVEG_ENGINE="keras"),
-            }
-        seconds = {
-            side: found["seconds"] if side in (PACKAGE, WITHOUT) else _extrapolated(found)
-            for side, found in sides.items()
-        }
-        for side, found in sides.items():
-            accuracy = found["found"].get("accuracy", {}).values()
-            rows.append(
-                {
-                    "Backbone": backbone,
-                    "By": side,
-                    "Seconds": f"{seconds[side]:,.0f}",
-                    "Keras / this": _ratio(seconds[KERAS_RECIPE], seconds[side]),
-                    "PyTorch / this": _ratio(seconds[PYTORCH_RECIPE], seconds[side]),
-                    "Peak GiB": f"{found['GiB']:.1f}",
-                    "Accuracy": ", ".join(f"{value:.3f}" for value in accuracy) or "not trained",
-                    "Epochs (s)": _epochs(found["found"]),
-                }
-            )
-            print(rows[-1], flush=True)
-        shares.append({"Backbone": backbone} | _shares(sides[PACKAGE]))
-        print(shares[-1], flush=True)
-    save(Path(__file__).stem, rows)
+    """Measure each side of each backbone that is not measured yet, and store both tables."""
+    from fruitveg_tl.utils import runtime
+    from fruitveg_tl.utils.storage import write_json
+
+    store = HERE / "results" / f"{Path(__file__).stem}-runs.json"
+    runs = json.loads(store.read_text()) if store.exists() else []
+    here = machine(runtime.environment())
+    with tempfile.TemporaryDirectory() as root:
+        link_images(Path(root), _images())
+        for backbone, side in product(BACKBONES, SIDES):
+            asked = {"backbone": backbone, "by": side, "machine": here}
+            if any(asked.items() <= run.items() for run in runs):
+                continue
+            runs.append(asked | _measured(side, root, backbone) | {"commit": runtime.commit()[:9]})
+            write_json(store, runs)
+            print(runs[-1], flush=True)
+    measured = {(run["backbone"], run["by"]): run for run in runs if run["machine"] == here}
+    save(Path(__file__).stem, [_row(measured, *which) for which in product(BACKBONES, SIDES)])
+    shares = [{"Backbone": name} | _shares(measured[name, PACKAGE]) for name in BACKBONES]
     save("end_to_end_shares", shares)
+
+
+def _measured(side: str, root: str, backbone: str) -> dict:
+    if side == PYTORCH_RECIPE:
+        script = str(HERE / "recipe_pytorch.py")
+        return measure("train", root, backbone, MEASURED, script=script, python=str(TORCH))
+    if side == KERAS_RECIPE:
+        script = str(HERE / "recipe_keras.py")
+        return measure("train", root, backbone, MEASURED, script=script)
+    engine = {"FRUITVEG_ENGINE": "keras"} if side == WITHOUT else {}
+    return measure(package, root, backbone, **engine)
+
+
+def _row(runs: dict, backbone: str, side: str) -> dict[str, str]:
+    seconds = {by: _whole_seconds(runs[backbone, by]) for by in SIDES}
+    run = runs[backbone, side]
+    accuracy = run["found"].get("accuracy", {}).values()
+    return {
+        "Backbone": backbone,
+        "By": side,
+        "Seconds": f"{seconds[side]:,.0f}",
+        "Keras / this": f"{seconds[KERAS_RECIPE] / seconds[side]:.1f}",
+        "PyTorch / this": f"{seconds[PYTORCH_RECIPE] / seconds[side]:.1f}",
+        "Peak GiB": f"{run['GiB']:.1f}",
+        "Accuracy": ", ".join(f"{value:.3f}" for value in accuracy) or "not trained",
+        "Epochs (s)": _epochs(run["found"]),
+        "Commit": run["commit"],
+    }
 
 
 def _images() -> Iterator[tuple[str, str, Path]]:
@@ -95,16 +110,14 @@ def _images() -> Iterator[tuple[str, str, Path]]:
         yield split, image.label, dataset.root / image.path
 
 
-def _extrapolated(measured: dict) -> float:
+def _whole_seconds(run: dict) -> float:
     """Return the seconds of the whole schedule: each further epoch takes as long as the second."""
     further = sum(
-        (count - MEASURED) * measured["found"][phase][1] for phase, count in EPOCHS.items()
+        (count - MEASURED) * run["found"][phase][1]
+        for phase, count in EPOCHS.items()
+        if phase in run["found"]
     )
-    return measured["seconds"] + further
-
-
-def _ratio(other: float, own: float) -> str:
-    return f"{other / own:.1f}"
+    return run["seconds"] + further
 
 
 def _epochs(found: dict) -> str:

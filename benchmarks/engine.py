@@ -76,7 +76,7 @@ def probe(name: str, precision: str) -> dict[str, str]:
     rows = np.concatenate([dataset.rows("train"), dataset.rows("val")])
     pixels, targets = dataset.pixels(SIZE)[rows], dataset.targets[rows]
     features = inference(backbone, OPENVINO, precision).predict(pixels).astype(np.float16)
-    pooled = Inference(network(backbone, "float32").pool).predict(features)
+    pooled = Inference(network(backbone, "float32").pool, precision).predict(features)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     scores = [
         cross_val_score(model, pooled, targets, cv=StratifiedKFold(3, shuffle=True, random_state=s))

@@ -84,7 +84,7 @@ def main() -> None:
                         "Engine": engine,
                         "One image (ms)": f"{median(one):.1f}",
                         "Lowest to highest": span(one, ".1f"),
-                        "`predict`, images a second": f"{IMAGES / all_of_them['found']:.1f}",
+                        "predict, images a second": f"{IMAGES / all_of_them['found']:.1f}",
                         f"Peak GiB on {IMAGES:,} images": f"{all_of_them['GiB']:.2f}",
                     }
                 )

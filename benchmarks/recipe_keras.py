@@ -11,7 +11,6 @@ from pathlib import Path
 import keras
 from harness import start
 
-from fruitveg_tl.data.augmentation import augmenter
 from fruitveg_tl.models import backbones, weights
 
 SIZE = 224
@@ -36,7 +35,7 @@ def train(root: str, backbone: str, epochs: int) -> dict[str, list[float]]:
     base.set_weights(weights.resolve(entry).values)
     base.trainable = False
     inputs = keras.Input((SIZE, SIZE, 3))
-    x = entry.preprocess_input(augmenter(0)(inputs))
+    x = entry.preprocess_input(_augmentation()(inputs))
     x = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
     classes = len(parts["train"].class_names)
     outputs = keras.layers.Dense(classes, "softmax")(keras.layers.Dropout(0.2)(x))
@@ -64,6 +63,20 @@ def train(root: str, backbone: str, epochs: int) -> dict[str, list[float]]:
     begin = time.perf_counter()
     model.evaluate(parts["test"], verbose=0)
     return seconds | {"test": [time.perf_counter() - begin]}
+
+
+def _augmentation() -> keras.Sequential:
+    """What this package does to images in one step, by Keras' layers."""
+    layers, edge = keras.layers, {"fill_mode": "reflect"}
+    return keras.Sequential(
+        [
+            layers.RandomFlip("horizontal"),
+            layers.RandomRotation(0.1, **edge),
+            layers.RandomTranslation(0.15, 0.15, **edge),
+            layers.RandomZoom((-0.5, 0.15), **edge),
+            layers.RandomColorJitter((0, 255), 0.2, 0.3, (0.4, 0.6), 0.015),
+        ]
+    )
 
 
 class _Clock(keras.callbacks.Callback):

@@ -191,6 +191,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every class's probability")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the same as JSON")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="a page of images, heat maps and probabilities"
+    )
     parser.set_defaults(command=_predict)
 
 
@@ -302,6 +305,10 @@ def _predict(options: argparse.Namespace) -> None:
         predictions.write_csv(options.csv, answers)
     if options.json:
         predictions.write_json(options.json, answers, run)
+    if options.html:
+        from fruitveg_tl.reporting.prediction_page import write_page
+
+        write_page(options.html, answers, run)
     if problems:
         raise InputError("\n".join(problems))
 

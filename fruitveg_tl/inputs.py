@@ -154,6 +154,6 @@ def frozen_part(inputs: Inputs, network: Network, fast: Network) -> FrozenPart:
     else:
         key = activations_key(decoded, "pixels", "", "uint8")
     folder = PATHS.cache / "activations" / f"{backbone.key}-{config.size}px-{key}"
-    prefix = network.prefix if inputs.engine == inference.OPENVINO else fast.prefix
-    pool = network.pool if inputs.transfer else None
-    return FrozenPart(prefix, pool, folder, inputs.frozen_precision)
+    computing = network if inputs.engine == inference.OPENVINO else fast
+    pool = computing.pool if inputs.transfer else None
+    return FrozenPart(computing.prefix, pool, folder, inputs.frozen_precision)

@@ -19,6 +19,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from csv import QUOTE_NONNUMERIC
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,9 +74,11 @@ def save(folder: Path, outcome: Outcome) -> None:
         write_json(temporary / "metrics.json", outcome.scores)
         write_json(temporary / "classes.json", outcome.provenance["dataset"]["classes"])
         pd.DataFrame(outcome.history).to_csv(temporary / "history.csv", index=False)
-        outcome.report.to_csv(temporary / "classification_report.csv")
+        # In quotes a name may hold a line break, of either kind.
+        outcome.report.to_csv(temporary / "classification_report.csv", quoting=QUOTE_NONNUMERIC)
         for split, stages in outcome.probabilities.items():
-            outcome.images[split].to_csv(temporary / f"{split}.csv", index=False)
+            table, index_file = outcome.images[split], temporary / f"{split}.csv"
+            table.to_csv(index_file, index=False, quoting=QUOTE_NONNUMERIC)
             for stage, array in stages.items():
                 file = temporary / f"{FILES[split]}-{slug(stage)}.npy"
                 np.save(file, array.astype(np.float32))

@@ -1,5 +1,6 @@
 """Miniature datasets and a project folder of its own for every test: no network, no `shared`."""
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from PIL import Image
 
 from fruitveg_tl.config import PATHS, RunConfig
 from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.utils.storage import write_json
 
 # Converting a network takes longer than the few images of a test; test_inference tries both.
 os.environ["FRUITVEG_ENGINE"] = "keras"
@@ -87,10 +89,23 @@ def quick(images: Path) -> Iterator[RunConfig]:
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs a finished run leaves a copy for the others."""
+    return tmp_path_factory.mktemp("finished") / "data"
+
+
 @pytest.fixture
-def finished(home: Path, quick: RunConfig) -> Path:
-    """The folder of one finished run."""
-    return train_and_evaluate(quick)
+def finished(home: Path, quick: RunConfig, finished_once: Path) -> Path:
+    """The folder of one finished run, and the caches that it leaves behind."""
+    if not finished_once.exists():
+        train_and_evaluate(quick)
+        shutil.copytree(home / "data", finished_once)
+    shutil.copytree(finished_once, home / "data", dirs_exist_ok=True)
+    (folder,) = (path for path in (home / "data" / "results").iterdir() if path.is_dir())
+    settings = json.loads((folder / "config.json").read_text()) | {"dataset": quick.dataset}
+    write_json(folder / "config.json", settings)
+    return folder
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Predictions as people ask for them: many files, some bad, into a table."""
 
 import json
+import os
+import re
 import shlex
 import shutil
 
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUICK, save_image, write_images
+from playwright.sync_api import sync_playwright
 
 from fruitveg_tl import cli, results
 from fruitveg_tl.predict import choose_run, find_images, predict
@@ -18,9 +21,15 @@ CLASSES = ("=1+1", "päärynä", "001")
 
 
 @pytest.fixture
-def trained(home, tmp_path, capsys):
+def trained(finished):
+    """A finished run."""
+    return results.load(finished)
+
+
+@pytest.fixture
+def oddly_named(home, tmp_path, capsys):
     """A run on classes whose names are not plain words."""
-    root = write_images(tmp_path / "images", CLASSES)
+    root = write_images(tmp_path / "odd", CLASSES)
     assert cli.main(["run", "--dataset", str(root), "--backbones", "vgg16", *QUICK]) == 0
     return results.load(capsys.readouterr().out.splitlines()[0])
 
@@ -45,7 +54,9 @@ def test_files_folders_and_patterns_are_found_once_each(mine):
     assert [line.split(":")[0] for line in problems] == given[3:]
 
 
-def test_the_good_are_answered_the_bad_named_and_all_is_written(trained, mine, tmp_path, capsys):
+def test_the_good_are_answered_the_bad_named_and_all_is_written(
+    oddly_named, mine, tmp_path, capsys
+):
     table, answers = tmp_path / "out.csv", tmp_path / "out.json"
     arguments = [str(mine), str(mine / "gone.jpg"), "--top", "1"]
     code = cli.main(["predict", *arguments, "--csv", str(table), "--json", str(answers)])
@@ -53,12 +64,12 @@ def test_the_good_are_answered_the_bad_named_and_all_is_written(trained, mine, t
     assert code == 2
     problems = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(problems) == 2 and "gone.jpg" in problems[0] and "bad.jpg" in problems[1]
-    assert f"answered by {trained.folder.name}: VGG16, weights none (random), trained on" in err
+    assert f"answered by {oddly_named.folder.name}: VGG16, weights none (random), trained on" in err
     lines = out.splitlines()
     assert len(lines) == 2 and all(line.count("%") == 1 for line in lines)
 
     found = json.loads(answers.read_text())
-    assert found["run"] == trained.folder.name
+    assert found["run"] == oddly_named.folder.name
     assert [sorted(image["probabilities"]) for image in found["images"]] == [sorted(CLASSES)] * 2
     assert sum(found["images"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
 
@@ -68,6 +79,33 @@ def test_the_good_are_answered_the_bad_named_and_all_is_written(trained, mine, t
     assert "=1+1" not in rows["predicted"].tolist()
     best = rows[rows.columns[2:]].astype(float).idxmax(axis=1)
     assert rows["predicted"].tolist() == best.tolist()
+
+
+def test_the_page_shows_every_image_surest_first_and_runs_nothing(trained, mine, tmp_path):
+    save_image(mine / "<img src=x onerror=alert(1)>.jpg", 2, 9)
+    page = tmp_path / "page.html"
+    assert cli.main(["predict", f"{mine}/*.jpg", f"{mine}/deep", "--html", str(page)]) == 2
+    text = page.read_text()
+    assert text.count("<article>") == 3 and text.count("data:image/jpeg;base64,") == 6
+    assert "<img src=x" not in text and "http" not in text
+    sure = re.findall(r'<dl><dt>.*?<meter value="([\d.]+)"', text)
+    assert len(sure) == 3 and sure == sorted(sure, reverse=True)
+
+    chromium = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no Chromium here; «apt-get install chromium», or set CHROMIUM_PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width in (1280, 400):
+            view = browser.new_page(viewport={"width": width, "height": 900})
+            view.on("dialog", lambda dialog: pytest.fail("a name has run as code"))
+            view.goto(page.as_uri())
+            assert view.locator("article").count() == 3
+            assert view.evaluate("document.documentElement.scrollWidth") <= width
+            broken = "[...document.images].filter(image => !image.naturalWidth).length"
+            assert view.evaluate(broken) == 0
+            view.screenshot(path=os.environ.get("PAGE_SCREENSHOT", tmp_path / "page.png"))
+        browser.close()
 
 
 def test_a_backbones_name_stands_for_its_best_run_by_validation(trained, tmp_path):

@@ -72,13 +72,16 @@ def leak_gap(correct: np.ndarray, clean: np.ndarray) -> tuple[float, float, floa
     Args:
         correct: is each test image classified correctly? Shape (n,); with several seeds the
             fraction of them that do so.
-        clean: is it free of leaks, see `leaked_test_rows`? Shape (n,), at least one.
+        clean: is it free of leaks, see `leaked_test_rows`? Shape (n,).
 
     Returns:
         accuracy on all images less that on the clean ones, and its 95 % interval: percentile
-        bootstrap over the images (Efron 1979; SciPy, seeded).
+        bootstrap over the images (Efron 1979; SciPy, seeded). Three times NaN, for "not measured",
+        if no image is clean.
     """
     correct, clean = np.asarray(correct, float), np.asarray(clean, bool)
+    if not clean.any():
+        return np.nan, np.nan, np.nan
 
     def gap(rows: np.ndarray) -> float:
         # A resample of few images may draw no clean one: it then says nothing of the gap.
@@ -121,15 +124,14 @@ def exact_leaks(dataset: Dataset) -> str | None:
     doubtful = contents[contents.map(len) > 1]
     parts = []
     if leaked:
-        parts.append(f"{leaked:,} of {len(tested):,} test images stand in train or val as well")
+        parts.append(
+            f"{leaked:,} of {len(tested):,} test images stand in train or val as well (--resplit "
+            "deals all anew, duplicates together)"
+        )
     if len(doubtful):
         pairs = sorted({" and ".join(sorted(labels)) for labels in doubtful})
         parts.append(f"{len(doubtful):,} contents stand under two labels ({', '.join(pairs)})")
-    if not parts:
-        return None
-    return (
-        f"{dataset.name}: {'; '.join(parts)}; --resplit deals the images anew, duplicates together"
-    )
+    return f"{dataset.name}: {'; '.join(parts)}" if parts else None
 
 
 def quality(pixels: np.ndarray) -> pd.DataFrame:

@@ -183,12 +183,17 @@ def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0)
     """
     if not file.exists():
         with atomic_path(file) as temporary:
-            pixels = new_array(temporary, np.uint8, (len(paths), size, size, 3))
-            rows = {path: row for row, path in enumerate(paths)}
-
-            def fill(path: Path) -> None:
-                pixels[rows[path]] = decode(path, size, crop)
-
-            map_files(fill, paths, "decode images")
-            pixels.flush()
+            _decode_all(paths, size, temporary, crop)
     return np.load(file, mmap_mode="r")
+
+
+def _decode_all(paths: Sequence[Path], size: int, file: Path, crop: float) -> None:
+    # A function of its own: Windows renames no file that is still mapped.
+    pixels = new_array(file, np.uint8, (len(paths), size, size, 3))
+    rows = {path: row for row, path in enumerate(paths)}
+
+    def fill(path: Path) -> None:
+        pixels[rows[path]] = decode(path, size, crop)
+
+    map_files(fill, paths, "decode images")
+    pixels.flush()

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from fruitveg_tl.config import SPLITS
-from fruitveg_tl.reporting.style import COLOURS, STYLES, WIDTH, new_figure
+from fruitveg_tl.reporting.style import COLOURS, STYLES, WIDTH, drawable, new_figure, tick
 from fruitveg_tl.utils.backend import keras
 
 
@@ -33,7 +33,7 @@ def contact_sheet(
         axis.set_axis_off()
     for axis, name in zip(axes.T.flat, classes, strict=False):
         axis.imshow(np.concatenate(pixels[names == name][:columns], axis=1))
-        axis.set_title(name, fontsize=8, loc="left", pad=2)
+        axis.set_title(tick(name), fontsize=8, loc="left", pad=2)
     return figure
 
 
@@ -46,7 +46,8 @@ def class_balance(index: pd.DataFrame) -> Figure:
     counts = index.groupby(["label", "split"]).size().unstack(fill_value=0)
     figure, axes = new_figure(0.17 * len(counts) + 1, 1, 3, sharey=True)
     for axis, split, colour in zip(axes[0], SPLITS, COLOURS, strict=False):
-        bars = axis.barh(counts.index, counts[split], color=colour)
+        bars = axis.barh(range(len(counts)), counts[split], color=colour)
+        axis.set_yticks(range(len(counts)), [tick(name) for name in counts.index])
         axis.bar_label(bars, fontsize=6, padding=1)
         axis.set_title(f"{split}: {counts[split].sum()} images", fontsize=9)
         axis.tick_params(labelsize=7)
@@ -95,7 +96,7 @@ def image_grid(
         axis.set_axis_off()
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(image)
-        axis.set_title(title, fontsize=7 * scale, pad=2)
+        axis.set_title(drawable(title), fontsize=7 * scale, pad=2)
     return figure
 
 

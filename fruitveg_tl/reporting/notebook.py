@@ -16,7 +16,7 @@ from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import BUNDLED, MAKESHIFT, RANDOM, card, training_seconds
-from fruitveg_tl.reporting import style
+from fruitveg_tl.reporting import style, tables
 from fruitveg_tl.results import MODEL, Run
 from fruitveg_tl.run import train_and_evaluate
 
@@ -142,5 +142,14 @@ def show(figure: Figure, name: str, weights: str = "") -> None:
 
 
 def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
-    """Show a table that reads well on screen, in Git and on paper."""
-    display(Markdown(frame.to_markdown(index=index, floatfmt=f".{digits}f")))
+    """Show a table that reads well on screen, in Git and on paper; its texts are no Markdown."""
+    frame = frame.map(_as_text).rename(index=_as_text, columns=_as_text)
+    frame = frame.rename_axis(index=_as_text, columns=_as_text)
+    # Names stay as they are, also where they look like numbers.
+    named = [0] if index and not pd.api.types.is_numeric_dtype(frame.index) else False
+    text = frame.to_markdown(index=index, floatfmt=f".{digits}f", disable_numparse=named)
+    display(Markdown(text))
+
+
+def _as_text(value: object) -> object:
+    return tables.escaped(value) if isinstance(value, str) else value

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from fruitveg_tl.models.network import Network
-from fruitveg_tl.reporting.style import COLOURS, MARKERS, STYLES, new_figure, wrapped
+from fruitveg_tl.reporting.style import COLOURS, MARKERS, STYLES, new_figure, tick, wrapped
 
 
 def _apart(values: Iterable[float]) -> list[float]:
@@ -83,9 +83,10 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
     fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    names = [tick(name) for name in classes]
     sns.heatmap(
         fractions, ax=axis, cmap="Greys", vmin=0, vmax=1, square=True, linewidths=0.3,
-        linecolor="0.9", cbar=False, xticklabels=classes, yticklabels=classes,
+        linecolor="0.9", cbar=False, xticklabels=names, yticklabels=names,
         annot=np.where(counts > 0, counts.astype(str), ""), fmt="",
         annot_kws={"fontsize": max(4, 9 - len(classes) / 7)},
     )  # fmt: skip
@@ -173,10 +174,11 @@ def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
     frame = pd.DataFrame({name: table["f1"] for name, table in tables.items()})
     frame = frame.loc[frame.mean(axis=1).sort_values().index]
     figure, axes = new_figure(0.18 * len(frame) + 1)
-    axis = axes[0, 0]
+    axis, places = axes[0, 0], range(len(frame))
     for name, colour, marker in zip(frame, COLOURS, MARKERS, strict=False):
-        axis.plot(frame[name], frame.index, marker, color=colour, label=wrapped([name])[0])
+        axis.plot(frame[name], places, marker, color=colour, label=wrapped([name])[0])
     axis.set(xlabel="F1", xlim=(-0.03, 1.03))
+    axis.set_yticks(places, [tick(name) for name in frame.index])
     axis.tick_params(labelsize=8)
     axis.margins(y=0.02)
     axis.grid(axis="y", color="0.9")

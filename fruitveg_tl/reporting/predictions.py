@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from csv import QUOTE_NONNUMERIC
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,7 @@ def write_csv(file: Path, answers: Answers) -> None:
     for column in ("file", "predicted"):
         table[column] = [_harmless(text) for text in table.get(column, ())]
     with atomic_path(file) as temporary:
-        table.to_csv(temporary, index=False)
+        table.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
 
 
 def write_json(file: Path, answers: Answers, run: Run) -> None:

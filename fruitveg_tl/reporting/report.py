@@ -47,9 +47,9 @@ def execute(source: Path, target: Path) -> None:
         record_timing=False,
     )
     try:
-        with _progress_of_kernels() as descriptor:
+        with _progress_of_kernels() as inherited:
             # What a cell prints on standard error is kept all the same.
-            client.execute(stderr=subprocess.DEVNULL, pass_fds=(descriptor,))
+            client.execute(stderr=subprocess.DEVNULL, **inherited)
     except CellExecutionError as error:
         last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
         raise InputError(f"{source}: a cell failed: {last}") from None
@@ -106,7 +106,8 @@ def export(notebooks: Sequence[Path], folder: Path) -> tuple[Path, Path]:
 
 
 # A figure's alternative text is no caption: without `implicit_figures` it stays where it is.
-MARKDOWN = "markdown-implicit_figures-raw_html+tex_math_dollars"
+# Without `smart` two hyphens in a name stay two hyphens.
+MARKDOWN = "markdown-implicit_figures-raw_html-smart+tex_math_dollars"
 
 
 def _markdown(notebook: Path, folder: Path) -> str:
@@ -129,12 +130,15 @@ def _is_download(output: nbformat.NotebookNode) -> bool:
 
 
 @contextmanager
-def _progress_of_kernels() -> Iterator[int]:
-    """Yield a descriptor of this process's standard error, and name it to kernels started here."""
+def _progress_of_kernels() -> Iterator[dict]:
+    """Name a descriptor of this process's standard error to kernels, and yield how they get it."""
+    if os.name == "nt":  # no process inherits one there
+        yield {}
+        return
     descriptor = os.dup(2)
     try:
         with temporary_variable("PROGRESS", str(descriptor)):
-            yield descriptor
+            yield {"pass_fds": (descriptor,)}
     finally:
         os.close(descriptor)
 

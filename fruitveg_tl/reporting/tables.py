@@ -7,7 +7,7 @@ import pandas as pd
 from fruitveg_tl.config import STAGES
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import bundled_file, card, training_seconds, trainings
-from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.errors import InputError, printable
 
 SCORES = {
     "Accuracy": "accuracy",
@@ -58,9 +58,15 @@ def _dataset_names(runs: pd.DataFrame) -> dict[str, str]:
     return {k: f"{name} ({k[:8]})" if ambiguous[k] else name for k, name in names.items()}
 
 
+def escaped(text: str) -> str:
+    """Return a text that Markdown shows as it is: names of classes and folders hold anything."""
+    return re.sub(r"[\\`*{}\[\]<>#$~^|@&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
+
+
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table as GitHub Markdown."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    """Return a table as GitHub Markdown; what stands in it is text, not Markdown."""
+    cells = [[escaped(text) for text in row] for row in table.astype(str).to_numpy()]
+    lines = [[*map(escaped, table.columns)], ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

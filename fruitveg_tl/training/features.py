@@ -9,14 +9,15 @@ the whole training instead of a new one each epoch; benchmarks/usual_recipe.py c
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from fruitveg_tl.data.augmentation import augmenter
+from fruitveg_tl.data import augmentation
 from fruitveg_tl.training.inference import BATCH, Inference
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
@@ -47,12 +48,8 @@ class Activations:
 
 def activations_key(pixels_key: str, network: str, weights: str, precision: str) -> str:
     """Name the cache folder by everything that its content depends on."""
-    # Without names: Keras numbers layers anew whenever one of their kind is made.
-    augmentation = [
-        [type(layer).__name__, layer.get_config() | {"name": None}] for layer in augmenter(0).layers
-    ]
     # Each backend draws its own random numbers, and augments otherwise.
-    parts = [keras.backend.backend(), pixels_key, network, weights, precision, augmentation]
+    parts = [keras.backend.backend(), pixels_key, network, weights, precision, augmentation.RANGES]
     return sha256_json(parts)[:16]
 
 
@@ -109,7 +106,7 @@ class FrozenPart:
 
     @cached_property
     def _fast_pool(self) -> Inference:
-        return Inference(self.pool)
+        return Inference(self.pool, self.precision)
 
     def _timing(self, name: str) -> Path:
         """Return the file that is written last: a view without it is not finished."""
@@ -138,7 +135,7 @@ def _views(count: int) -> list[tuple[str, int]]:
 
 def _view(source: np.ndarray, rows: np.ndarray, view: int = 0) -> Iterator[np.ndarray]:
     """Yield rows of an array in batches, augmented where `view` is not 0."""
-    augment = augmenter(1000 * view) if view else None
+    augment = augmentation.augmenter(1000 * view) if view else None
     for start in range(0, len(rows), BATCH):
         batch = source[rows[start : start + BATCH]]
         if augment:
@@ -146,15 +143,19 @@ def _view(source: np.ndarray, rows: np.ndarray, view: int = 0) -> Iterator[np.nd
         yield keras.ops.convert_to_numpy(batch)
 
 
-def _store(batches, count: int, file: Path, what: str) -> None:
+def _store(batches: Iterable[np.ndarray], count: int, file: Path, what: str) -> None:
     with atomic_path(file) as temporary, progress(what, count, unit="images") as bar:
-        array = None
-        for start, batch in zip(range(0, count, BATCH), batches, strict=True):
-            if not np.isfinite(batch).all():
-                raise InputError(f"{what}: values are not finite in float16; check the weights")
-            if array is None:
-                shape = (count, *batch.shape[1:])
-                array = new_array(temporary, batch.dtype, shape)
-            array[start : start + len(batch)] = batch
-            bar.update(len(batch))
-        array.flush()
+        _write(batches, count, temporary, bar)
+
+
+def _write(batches: Iterable[np.ndarray], count: int, file: Path, bar: tqdm) -> None:
+    # A function of its own: Windows renames no file that is still mapped.
+    array = None
+    for start, batch in zip(range(0, count, BATCH), batches, strict=True):
+        if not np.isfinite(batch).all():
+            raise InputError(f"{bar.desc}: values are not finite in float16; check the weights")
+        if array is None:
+            array = new_array(file, batch.dtype, (count, *batch.shape[1:]))
+        array[start : start + len(batch)] = batch
+        bar.update(len(batch))
+    array.flush()

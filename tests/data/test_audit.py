@@ -62,6 +62,7 @@ def test_the_gap_is_what_images_seen_before_add():
     gap, low, high = audit.leak_gap(correct, clean)
     assert gap == pytest.approx(correct.mean() - 0.5) and 0 < low < gap < high < 0.3
     assert audit.leak_gap(correct, np.ones(300, bool)) == (0, 0, 0)
+    assert np.isnan(audit.leak_gap(correct, np.zeros(300, bool))).all()
     chance = np.arange(300) % 2
     gap, low, high = audit.leak_gap(chance, clean)
     assert low < 0 < high and abs(gap) < 0.01

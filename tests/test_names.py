@@ -1,0 +1,145 @@
+"""Names of classes are text, from the folder to the last figure, whatever they are made of."""
+
+import json
+import unicodedata
+import warnings
+
+import keras
+import numpy as np
+import pypandoc
+import pytest
+from conftest import save_image
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fruitveg_tl import results
+from fruitveg_tl.config import FINETUNED, PATHS, RunConfig
+from fruitveg_tl.data import registry
+from fruitveg_tl.data.folders import JUNK, SPLIT_FOLDERS
+from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.reporting import notebook, plots, style, tables
+from fruitveg_tl.reporting.report import MARKDOWN
+from fruitveg_tl.utils.errors import printable
+
+SPECIAL = st.sampled_from(
+    [
+        "001",
+        "1",
+        "2.5",
+        "nan",
+        "None",
+        "True",
+        "$$",
+        "a|b",
+        "*a*",
+        "_b_",
+        "`c`",
+        "<script>x",
+        "=1+1",
+        "--",
+        "&amp;",
+        "\\n",
+        "苹果",
+        "ไทย",
+        "a  b",
+        '"q"',
+        "#",
+        "[x](y)",
+        "@me",
+    ]
+)
+ANY = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=20
+)
+
+
+def usable(name: str) -> bool:
+    folder = name.lower() in JUNK | SPLIT_FOLDERS.keys() or name.startswith(".")
+    return not folder and len(name.encode()) < 200 and unicodedata.is_normalized("NFC", name)
+
+
+NAMES = st.lists((SPECIAL | ANY).filter(usable), min_size=2, max_size=4, unique=True)
+
+
+def outcome(dataset, root) -> results.Outcome:
+    """What a run would store, without the training."""
+    images = {
+        split: dataset.index.loc[dataset.rows(split), ["path", "label"]]
+        for split in ("test", "val")
+    }
+    targets = dataset.targets[dataset.rows("test")]
+    probabilities = np.eye(len(dataset.classes), dtype=np.float32)[targets]
+    facts = {"name": dataset.name, "sha256": dataset.digest, "classes": list(dataset.classes)}
+    provenance = {
+        "dataset": facts | {"images": dataset.split_sizes()},
+        "weights": {"source": "none (random)"},
+        "trained_parameters": {FINETUNED: 1},
+        "seconds": {"frozen": 1, FINETUNED: 1},
+    }
+    return results.Outcome(
+        RunConfig(str(root), "vgg16"),
+        provenance,
+        [{"stage": FINETUNED, "epoch": 0, "val_loss": 1.0}],
+        images,
+        {"test": {FINETUNED: probabilities}, "val": {FINETUNED: probabilities}},
+        {FINETUNED: metrics.evaluate(targets, probabilities)},
+        metrics.classification_report(targets, probabilities, dataset.classes),
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]),
+    )
+
+
+def shown_text(markdown: str) -> str:
+    """What a reader sees of Markdown, in one line."""
+    return " ".join(pypandoc.convert_text(markdown, "plain", MARKDOWN, ["--wrap=none"]).split())
+
+
+@given(NAMES)
+@example(["001", "1"])
+@example(["$a$ $$", "<script>alert(1)"])
+@example(["a|b*c*`d`", "苹果"])
+@example(["new\nline", "tab\t"])
+@settings(max_examples=15)
+def test_any_name_survives_from_folder_to_figure(tmp_path_factory, names):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PATHS, "root", home)
+        root = home / "images"
+        for number, name in enumerate(names):
+            for split in ("train", "val", "test"):
+                save_image(root / split / name / "0.jpg", number, len(split))
+        dataset = registry.load(str(root))
+        assert list(dataset.classes) == sorted(names)
+
+        folder = home / "data" / "results" / "run"
+        results.save(folder, outcome(dataset, root))
+        run = results.load(folder)
+        assert run.classes == list(dataset.classes) and run.test["label"].tolist() == run.classes
+        assert run.targets.tolist() == list(range(len(names)))
+        assert json.loads((folder / "classes.json").read_text()) == run.classes
+
+        expected = [" ".join(printable(name).split()) for name in run.classes]
+        told = []
+        patch.setattr(notebook, "display", lambda shown: told.append(shown.data))
+        report = metrics.classification_report(
+            run.targets, run.probabilities[FINETUNED], run.classes
+        )
+        notebook.table(report)
+        told.append(tables.markdown(report.reset_index()))
+        for text in told:
+            seen = shown_text(text)
+            assert all(name in seen for name in expected), seen
+            html = pypandoc.convert_text(text, "html", MARKDOWN)
+            assert "<script" not in html and "<em>" not in html and 'class="math' not in html
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure = plots.confusion_matrix(
+                metrics.confusion(run.targets, run.probabilities[FINETUNED]), run.classes
+            )
+            assert style.save_figure(figure, "confusion").exists()
+            assert style.save_figure(plots.f1_by_class({"VGG16": report}), "f1").exists()
+
+
+def test_names_without_a_glyph_are_shown_by_their_codes():
+    assert style.drawable("kiwi") == "kiwi"
+    assert style.drawable("\U0010fffd") == "U+10FFFD "
