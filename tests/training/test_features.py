@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from fruitveg_tl.data import augmentation
 from fruitveg_tl.data.augmentation import augmenter
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.network import build_network
@@ -94,6 +95,32 @@ def test_augmentation_is_seeded_keeps_the_range_and_changes_with_every_batch(pix
     assert first.shape == x.shape and first.min() >= 0 and first.max() <= 255
     assert np.abs(first - np.asarray(one(x, training=True))).mean() > 1
     np.testing.assert_array_equal(np.asarray(one(x, training=False)), x)
+
+
+def test_augmentation_moves_about_the_centre_and_leaves_greys_grey(pixels, monkeypatch):
+    neutral = dict.fromkeys(augmentation.RANGES, (0.0, 0.0))
+    neutral |= dict.fromkeys(("zoom", "contrast", "saturation"), (1.0, 1.0))
+    x = pixels[:8].astype(np.float32)
+    monkeypatch.setattr(augmentation, "RANGES", neutral)
+    still = np.asarray(augmenter(3)(x, training=True))
+    mirrored = [np.allclose(a, b[:, ::-1], atol=0.1) for a, b in zip(still, x, strict=True)]
+    assert 0 < sum(mirrored) < 8  # some, and the others stay as they are
+    np.testing.assert_allclose(still[~np.array(mirrored)], x[~np.array(mirrored)], atol=0.1)
+
+    half = neutral | {"turn": (0.25, 0.25), "zoom": (0.5, 0.5)}  # a quarter turn, zoomed in twice
+    monkeypatch.setattr(augmentation, "RANGES", half)
+    spot = np.zeros((1, 32, 32, 3), np.float32)
+    spot[0, 14:18, 20:24] = 255  # right of the centre, by 6
+    turned = np.asarray(augmenter(0)(spot, training=True))[0, ..., 0]
+    rows, columns = np.nonzero(turned > 128)
+    assert abs(columns.mean() - 15.5) < 1 and abs(abs(rows.mean() - 15.5) - 12) < 1
+
+    monkeypatch.setattr(augmentation, "RANGES", neutral | {"hue": (0.1, 0.1)})
+    grey = np.full((1, 8, 8, 3), 90, np.float32)
+    np.testing.assert_allclose(np.asarray(augmenter(0)(grey, training=True)), grey, atol=0.1)
+    red = np.zeros((1, 8, 8, 3), np.float32)
+    red[..., 0] = 200
+    assert np.ptp(np.asarray(augmenter(0)(red, training=True))[0, 4, 4]) < 199
 
 
 def test_one_process_finds_again_what_it_stored(monkeypatch):
