@@ -3,7 +3,7 @@
 All train on the whole training split, to the same schedule: so many epochs of the head, so many of
 fine-tuning, no early stopping, then the test split. An epoch of a recipe costs the same every time:
 two of each phase are measured, and the second stands for the others. This package runs the whole
-schedule, with OpenVINO and without. Every side is a process of its own, and its time starts with
+schedule. Every side is a process of its own, and its time starts with
 the process. What is measured is stored at once, and not repeated on the same kind of machine:
 delete its entry in `results/end_to_end-runs.json` for that.
 
@@ -24,8 +24,8 @@ MEASURED = 2
 BACKBONES = ("vgg16", "resnet50", "mobilenetv2")
 TORCH = HERE.parent / ".venv-torch" / "bin" / "python"
 KERAS_RECIPE, PYTORCH_RECIPE = "recipe in Keras", "recipe in PyTorch"
-PACKAGE, WITHOUT = "this package", "this package, FRUITVEG_ENGINE=keras"
-SIDES = (KERAS_RECIPE, PYTORCH_RECIPE, PACKAGE, WITHOUT)
+PACKAGE = "this package"
+SIDES = (KERAS_RECIPE, PYTORCH_RECIPE, PACKAGE)
 
 
 def package(root: str, backbone: str) -> dict:
@@ -78,8 +78,7 @@ def _measured(side: str, root: str, backbone: str) -> dict:
     if side == KERAS_RECIPE:
         script = str(HERE / "recipe_keras.py")
         return measure("train", root, backbone, MEASURED, script=script)
-    engine = {"FRUITVEG_ENGINE": "keras"} if side == WITHOUT else {}
-    return measure(package, root, backbone, **engine)
+    return measure(package, root, backbone)
 
 
 def _row(runs: dict, backbone: str, side: str) -> dict[str, str]:
