@@ -11,8 +11,8 @@ The notebooks tell the story; this package holds the logic. A tour in reading or
     results     finished runs on disk
     evaluation/ numbers out: metrics, significance, calibration, Grad-CAM, findings
     reporting/  what a reader sees: tables, figures, notebooks, the report
-    predict, export, grid, cli   a saved network on new images, or elsewhere; many runs at a time;
-                the command line
+    predict, export, grid   a saved network on new images, or elsewhere; many runs at a time
+    options, cli   the command line
     utils/      what every layer may use
 
 Nothing imports a layer above its own; `fruitveg_tl/README.md` draws them and lists every module.

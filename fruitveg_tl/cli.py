@@ -4,14 +4,13 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import Field
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fruitveg_tl import __version__, config
+from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, PROFILES, RunConfig
-from fruitveg_tl.models.backbones import BACKBONES, backbone_by_name
+from fruitveg_tl.models.backbones import backbone_by_name
+from fruitveg_tl.options import parser
 from fruitveg_tl.utils.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 # The heavy imports stand inside the commands, so that --help comes at once.
 
 
-EXPORT_FORMATS = ("onnx", "litert", "saved_model", "openvino")  # of fruitveg_tl.export
 _WAYS_OUT = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space") | {
     errno.EACCES: "correct the rights",
     errno.EPERM: "correct the rights",
@@ -36,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
         the exit code: 0; 2 for input that cannot be used or a file that cannot be written, with
         one line per problem on standard error; 130 after Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         config.refuse_unknown_variables()
-        options.command(options)
+        _commands()[options.command](options)
     except InputError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -63,148 +61,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-# --- options ------------------------------------------------------------------------------------
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fruitveg_tl",
-        description="Transfer learning on images of fruit and vegetables.",
-    )
-    parser.add_argument("--version", action="version", version=f"fruitveg-tl {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_data(commands.add_parser("data", help="fetch or generate a data set and describe it"))
-    _add_run(
-        commands.add_parser(
-            "run",
-            help="train and evaluate networks; finished runs are kept",
-            description="Train and evaluate networks. A killed run goes on where it was when the "
-            "same command is given again; a finished one is not repeated.",
-        )
-    )
-    _add_table(commands.add_parser("table", help="print the table of evaluated models"))
-    _add_report(
-        commands.add_parser(
-            "report",
-            help="execute the notebooks and bind them into a PDF and an HTML file",
-            description="Execute the notebooks in order, on the images that FRUITVEG_DATASET or "
-            "else the notebooks name, and bind them into report/report.pdf and .html. Finished "
-            "runs are used, missing ones computed.",
-        )
-    )
-    _add_predict(commands.add_parser("predict", help="classify images with a saved network"))
-    _add_export(commands.add_parser("export", help="write a saved network in another format"))
-    clean = commands.add_parser(
-        "clean", help="free the disk that decoded images and activations take; results stay"
-    )
-    clean.set_defaults(command=_clean)
-    return parser
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset",
-        default=config.variable("DATASET") or "synthetic",
-        help="synthetic, grocery, grocery-all, fruits-veges, or a folder of class folders "
-        "(default: FRUITVEG_DATASET, else synthetic)",
-    )
-    parser.add_argument("--data", help="a copy of the data set on disk (default: FRUITVEG_DATA)")
-    _add_settings(parser, (f for f in config.settings() if f.name in ("label_level", "resplit")))
-    parser.set_defaults(command=_data)
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    _add_data(parser)
-    parser.add_argument(
-        "--backbones",
-        nargs="+",
-        default=list(BACKBONES),
-        metavar="NAME",
-        help=f"any of {', '.join(BACKBONES)} (default: all)",
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="one run each (default: 0)"
-    )
-    parser.add_argument("--force", action="store_true", help="repeat finished runs")
-    several = parser.add_mutually_exclusive_group()
-    several.add_argument(
-        "--workers", type=int, metavar="N", help="so many runs at a time, through Ray"
-    )
-    several.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="spread every batch over N devices"
-    )
-    own = ("dataset", "backbone", "seed", "label_level", "resplit")  # their options stand above
-    usual = (f for f in config.settings(config.PLAIN, config.OPTION) if f.name not in own)
-    _add_settings(parser.add_argument_group("settings"), usual)
-    ablations = parser.add_argument_group("ablations, which every table names")
-    _add_settings(ablations, (f for f in config.settings(config.ABLATION) if f.name not in own))
-    parser.set_defaults(command=_run)
-
-
-def _add_settings(parser: Any, fields: Iterable[Field]) -> None:
-    """Make an option of each field; its default stays None, so that a profile may set it."""
-    for field in fields:
-        kind, default = field.metadata["kind"], field.default
-        option = {"help": field.metadata["help"], "default": None}
-        if default is not None:
-            option["help"] += f" (default: {default}{_profiles(field.name)})"
-        if kind is bool:
-            option["action"] = argparse.BooleanOptionalAction
-        else:
-            option |= {"type": kind, "metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
-        if const := field.metadata.get("const"):
-            option |= {"nargs": "?", "const": const}
-        if choices := field.metadata.get("choices"):
-            option |= {"choices": choices, "metavar": None}
-        parser.add_argument("--" + field.name.replace("_", "-"), **option)
-
-
-def _profiles(name: str) -> str:
-    values = (f"; {key}: {profile[name]}" for key, profile in PROFILES.items() if name in profile)
-    return "".join(values)
-
-
-def _add_table(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--markdown", action="store_true", help="as GitHub Markdown")
-    parser.add_argument("--readme", action="store_true", help="fill the marked parts of README.md")
-    parser.set_defaults(command=_table)
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--in-place", action="store_true", help="store the executed notebooks in notebooks/"
-    )
-    parser.set_defaults(command=_report)
-
-
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="files, folders, or patterns such as 'a/*.jpg'"
-    )
-    parser.add_argument(
-        "--run",
-        help="folder below data/results, or a backbone's name for its best run by validation "
-        "(default: the network saved last)",
-    )
-    parser.add_argument(
-        "--top", type=int, default=5, metavar="K", help="classes to print (default: 5)"
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every class's probability")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the same as JSON")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="a page of images, heat maps and probabilities"
-    )
-    parser.set_defaults(command=_predict)
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="a new folder to write to")
-    parser.add_argument("--format", required=True, choices=EXPORT_FORMATS)
-    parser.add_argument("--run", help="as for predict")
-    parser.set_defaults(command=_export)
-
-
-# --- commands -----------------------------------------------------------------------------------
+def _commands() -> dict[str, Callable[[argparse.Namespace], None]]:
+    return {
+        "data": _data,
+        "run": _run,
+        "table": _table,
+        "report": _report,
+        "predict": _predict,
+        "export": _export,
+        "clean": _clean,
+    }
 
 
 def _data(options: argparse.Namespace) -> None:

@@ -44,18 +44,13 @@ class RunConfig:
         None, str, "level of grocery's labels (default: coarse)", choices=("coarse", "fine")
     )
     strategy: str = _setting(
-        "transfer",
-        str,
-        "transfer: linear probe, then fine-tuning (Kumar et al. 2022); scratch: random "
-        "initialisation, all layers trained",
-        choices=("transfer", "scratch"),
-    )
+        "transfer", str, "transfer: linear probe, then fine-tuning (Kumar et al. 2022); scratch: "
+        "random initialisation, all layers trained", choices=("transfer", "scratch"),
+    )  # fmt: skip
     weights: str = _setting(
-        "auto",
-        str,
-        "auto (FRUITVEG_WEIGHTS, Keras' cache, Keras' download, the bundled ones), bundled, "
-        "random, or a file",
-    )
+        "auto", str, "auto (FRUITVEG_WEIGHTS, Keras' cache, Keras' download, the bundled ones), "
+        "bundled, random, or a file",
+    )  # fmt: skip
     size: int = _setting(224, int, "side of the images in pixels", least=32)
     crop: float = _setting(
         1.0, float, "fraction of each side kept around the centre; 0.875 is usual for ImageNet",
@@ -112,11 +107,9 @@ class RunConfig:
         "with few images", ABLATION,
     )  # fmt: skip
     divide_by_255: bool = _setting(
-        False,
-        bool,
-        "divide by 255 for the backbone's own preprocessing: a common mistake",
+        False, bool, "divide by 255 for the backbone's own preprocessing: a common mistake",
         ABLATION,
-    )
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for setting in fields(self):

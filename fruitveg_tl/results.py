@@ -16,7 +16,6 @@ One folder per run below `data/results/`, written in one atomic step when the ru
 """
 
 import json
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC
@@ -34,6 +33,7 @@ from fruitveg_tl.models.weights import MAKESHIFT
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.progress import note
+from fruitveg_tl.utils.replay import command
 from fruitveg_tl.utils.storage import atomic_path, sha256_file, write_json
 
 MODEL, MODEL_HASH = "model.keras", "model.keras.sha256"
@@ -269,22 +269,6 @@ def _rows(folder: Path) -> list[dict]:
             | scores[stage]
         )
     return rows
-
-
-def command(settings: config.RunConfig) -> str:
-    """Return the command that computes a run."""
-    own = {"dataset": "--dataset", "backbone": "--backbones", "seed": "--seeds"}
-    words = ["python", "-m", "fruitveg_tl", "run"]
-    for setting in config.settings():
-        name, value = setting.name, getattr(settings, setting.name)
-        if name not in own and value == setting.default:
-            continue
-        option = own.get(name, "--" + name.replace("_", "-"))
-        if setting.metadata["kind"] is bool:
-            words.append(option if value else option.replace("--", "--no-", 1))
-        else:
-            words += [option, str(value)]
-    return shlex.join(words)
 
 
 def slug(stage: str) -> str:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from fruitveg_tl import cli, export, results
+from fruitveg_tl import cli, export, options, results
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -49,4 +49,4 @@ def test_a_folder_that_is_there_is_left_alone(finished, tmp_path):
 
 
 def test_the_command_line_knows_the_formats():
-    assert tuple(export.FORMATS) == cli.EXPORT_FORMATS
+    assert tuple(export.FORMATS) == options.EXPORT_FORMATS

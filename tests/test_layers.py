@@ -13,7 +13,7 @@ LAYERS = (
     {"inputs"},
     {"run"},
     {"predict", "export", "grid", "reporting"},
-    {"cli"},
+    {"cli", "options"},
     {"__main__"},
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -92,17 +92,23 @@ def build_network(
         norm.trainable = variant.update_batch_norm or not variant.frozen
     if not variant.frozen:
         return Network(model, None, keras.Model(pixels, pooled), model, body)
+    prefix, boundary, tail = _cut(backbone, model)
+    return Network(model, prefix, keras.Model(boundary, pooled), tail, body)
+
+
+def _cut(backbone: Backbone, model: keras.Model) -> tuple[keras.Model, object, keras.Model]:
+    """Return what lies before the boundary, its output, and what lies behind it."""
     try:
-        boundary = body.get_layer(backbone.boundary).output
-        prefix = keras.Model(pixels, boundary, name="prefix")
-        tail = keras.Model(boundary, output, name="tail")
+        boundary = model.get_layer(backbone.boundary).output
+        prefix = keras.Model(model.input, boundary, name="prefix")
+        tail = keras.Model(boundary, model.output, name="tail")
     except ValueError:  # no such layer, or a branch leads around it
         raise InputError(
             f"boundary {backbone.boundary}: {backbone.name} cannot be cut there; name a layer that "
             f"all paths go through, such as {backbone.last_conv}"
         ) from None
     prefix.trainable = False
-    return Network(model, prefix, keras.Model(boundary, pooled), tail, body)
+    return prefix, boundary, tail
 
 
 def trainable_parameters(model: keras.Model) -> int:
