@@ -62,7 +62,7 @@ class RunConfig:
     )
     batch_size: int = _setting(32, int, "images per step, in every phase", least=1)
     boundary: str | None = _setting(
-        None, str, "name of the last layer that stays frozen (default: the backbone's)"
+        None, str, "name of the last layer that stays frozen (default: the backbone's)", OPTION
     )
     probe_epochs: int = _setting(60, int, "the most epochs of the linear probe", least=1)
     finetune_epochs: int = _setting(

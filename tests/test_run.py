@@ -53,7 +53,7 @@ def test_results_hold_together(finished, quick):
         json.loads((finished / "config.json").read_text()),
         backbones.BACKBONES["vgg16"],
     )
-    for name in ("boundary", "finetune_rate", "weight_decay"):
+    for name in ("finetune_rate", "weight_decay"):
         assert settings[name] == getattr(vgg16, name)
     assert {"frozen", "linear probe", "fine-tuned"} <= set(provenance["seconds"])
 
