@@ -37,6 +37,7 @@ from fruitveg_tl.training.fit import (
     logit_adjusted_crossentropy,
 )
 from fruitveg_tl.training.inference import Inference
+from fruitveg_tl.training.pointwise import with_products
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.progress import note
@@ -128,7 +129,8 @@ def _compute_frozen_part(inputs: Inputs) -> _State:
         activations = frozen.compute(pixels, dataset.rows("train"), config.views)
     seconds["frozen"] = activations.seconds
     folder = PATHS.cache / "runs" / inputs.identity
-    return _State(inputs, pixels, network, fast.tail, activations, folder, seconds, started)
+    trainable = with_products(fast.tail)
+    return _State(inputs, pixels, network, trainable, activations, folder, seconds, started)
 
 
 def _say_what_it_takes(inputs: Inputs, network: Network) -> None:

@@ -73,10 +73,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def quick(images: Path) -> Iterator[RunConfig]:
-    """A run that takes seconds; without tracing a graph, which takes longer than so few steps."""
+def eager() -> Iterator[None]:
+    """No graph is traced, which takes longer than the few steps of a test."""
     tf.config.run_functions_eagerly(True)
-    yield RunConfig(
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def quick(images: Path, eager: None) -> RunConfig:
+    """A run that takes seconds."""
+    return RunConfig(
         str(images),
         "vgg16",  # the smallest graph, hence the quickest to build
         weights="random",
@@ -86,7 +93,6 @@ def quick(images: Path) -> Iterator[RunConfig]:
         probe_epochs=3,
         finetune_epochs=2,
     )
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ QUICK = ["--size", "32", "--views", "0", "--probe-epochs", "1", "--finetune-epoc
 
 
 @pytest.fixture
-def main(home, capsys):
+def main(home, eager, capsys):
     """Call the command line in this process: (exit code, output, error output)."""
 
     def call(*arguments):

@@ -27,7 +27,7 @@ def trained(finished):
 
 
 @pytest.fixture
-def oddly_named(home, tmp_path, capsys):
+def oddly_named(home, eager, tmp_path, capsys):
     """A run on classes whose names are not plain words."""
     root = write_images(tmp_path / "odd", CLASSES)
     assert cli.main(["run", "--dataset", str(root), "--backbones", "vgg16", *QUICK]) == 0
