@@ -21,6 +21,7 @@ from harness import DATASET, HERE, link_images, machine, measure, save, start
 SIZE, VIEWS = 224, 4
 EPOCHS = {"head": 30, "fine-tuning": 15}
 MEASURED = 2
+STAGES = ("linear probe", "fine-tuned")
 BACKBONES = ("vgg16", "resnet50", "mobilenetv2")
 TORCH = HERE.parent / ".venv-torch" / "bin" / "python"
 KERAS_RECIPE, PYTORCH_RECIPE = "recipe in Keras", "recipe in PyTorch"
@@ -84,7 +85,7 @@ def _measured(side: str, root: str, backbone: str) -> dict:
 def _row(runs: dict, backbone: str, side: str) -> dict[str, str]:
     seconds = {by: _whole_seconds(runs[backbone, by]) for by in SIDES}
     run = runs[backbone, side]
-    accuracy = run["found"].get("accuracy", {}).values()
+    accuracy = run["found"].get("accuracy", {})
     return {
         "Backbone": backbone,
         "By": side,
@@ -92,7 +93,7 @@ def _row(runs: dict, backbone: str, side: str) -> dict[str, str]:
         "Keras / this": f"{seconds[KERAS_RECIPE] / seconds[side]:.1f}",
         "PyTorch / this": f"{seconds[PYTORCH_RECIPE] / seconds[side]:.1f}",
         "Peak GiB": f"{run['GiB']:.1f}",
-        "Accuracy": ", ".join(f"{value:.3f}" for value in accuracy) or "not trained",
+        **{f"Accuracy, {stage}": f"{accuracy[stage]:.3f}" if accuracy else "" for stage in STAGES},
         "Epochs (s)": _epochs(run["found"]),
         "Commit": run["commit"],
     }
