@@ -146,8 +146,10 @@ def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
     frame = frame.map(_as_text).rename(index=_as_text, columns=_as_text)
     frame = frame.rename_axis(index=_as_text, columns=_as_text)
     # Names stay as they are, also where they look like numbers.
-    named = [0] if index and not pd.api.types.is_numeric_dtype(frame.index) else False
-    text = frame.to_markdown(index=index, floatfmt=f".{digits}f", disable_numparse=named)
+    named = index and len(frame) and not pd.api.types.is_numeric_dtype(frame.index)
+    text = frame.to_markdown(
+        index=index, floatfmt=f".{digits}f", disable_numparse=[0] if named else False
+    )
     display(Markdown(text))
 
 

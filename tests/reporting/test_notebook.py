@@ -57,6 +57,8 @@ def test_tables_are_markdown(monkeypatch):
     monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
     notebook.table(pd.DataFrame({"F1": [0.12345]}, index=["kiwi"]))
     assert "| kiwi | 0.123 |" in shown[0]
+    notebook.table(pd.DataFrame({"first": [], "bits": []}))
+    assert "first" in shown[1]
 
 
 @pytest.mark.parametrize(
