@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # The heavy imports stand inside the commands, so that --help comes at once.
 
 
-_WAYS_OUT = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space") | {
+_WAYS_OUT = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space") | {
     errno.EACCES: "correct the rights",
     errno.EPERM: "correct the rights",
     errno.EROFS: "choose a disk that can be written (FRUITVEG_HOME)",
