@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,21 @@ def save_image(path: Path, colour: int, seed: int, size=(48, 40)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path)
     return path
+
+
+def scene(seed: int) -> Image.Image:
+    """An image with large shapes, as perceptual hashes expect."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
+
+
+def write_scenes(root: Path, images: Mapping[str, Image.Image]) -> str:
+    """Write images under their names below `root`, and return it."""
+    for name, image in images.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    return str(root)
 
 
 def write_images(root: Path, classes: Sequence[str] = CLASSES) -> Path:

@@ -1,24 +1,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import scene, write_scenes
 from PIL import Image
 
 from fruitveg_tl.data import audit
 from fruitveg_tl.data.registry import load
 
 
-def scene(seed: int) -> Image.Image:
-    """An image with large shapes, as perceptual hashes expect."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
-
-
 def write(root, images):
-    for name, image in images.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file)
-    return load(str(root))
+    return load(write_scenes(root, images))
 
 
 def test_exact_and_near_duplicates_are_found_and_nothing_else(tmp_path, home):

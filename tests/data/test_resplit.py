@@ -1,26 +1,11 @@
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from conftest import scene, write_scenes
 
 from fruitveg_tl.data import audit
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.data.resplit import FOLDS
 from fruitveg_tl.utils.errors import InputError
-
-
-def scene(seed: int) -> Image.Image:
-    """An image with large shapes, as perceptual hashes expect."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
-
-
-def write(root, images):
-    for name, image in images.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file)
-    return str(root)
 
 
 @pytest.fixture
@@ -33,7 +18,7 @@ def partial(tmp_path):
     }
     images |= {f"test/kiwi/again{i}.png": images[f"train/kiwi/{i}.png"] for i in range(10)}
     images["test/pear/brighter.png"] = scene(1003).point(lambda v: min(255, v + 12))
-    return write(tmp_path / "partial", images)
+    return write_scenes(tmp_path / "partial", images)
 
 
 def test_as_it_is_a_partial_copy_is_refused_with_the_way_out(partial, home):
