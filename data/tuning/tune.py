@@ -48,7 +48,7 @@ RECIPE = {"crop": 0.875, "views": 1, "logit_adjustment": 0.5, "finetune_epochs":
 
 def parts() -> pd.DataFrame:
     """Deal the groups of every class into parts; return file, label and part of each image."""
-    from fruitveg_tl.data import audit, registry
+    from fruitveg_tl.data import audit, registry, resplit
     from fruitveg_tl.models import weights
     from fruitveg_tl.models.backbones import BACKBONES
     from fruitveg_tl.models.network import build_network
@@ -57,9 +57,6 @@ def parts() -> pd.DataFrame:
     dataset = registry.load("grocery")
     rows = np.flatnonzero(dataset.index["split"] != "test")
     images = dataset.index.iloc[rows].reset_index(drop=True)
-    pairs = audit.duplicates(dataset, dataset.pixels(audit.SIZE))
-    group = audit.duplicate_groups(pairs, len(dataset.index))[rows]
-
     entry = BACKBONES["mobilenetv2"]
     network = build_network(entry, 2, SIZE, weights.resolve(entry).values)
     whole = Inference(network.prefix), Inference(network.pool)
@@ -72,19 +69,16 @@ def parts() -> pd.DataFrame:
         cluster = AgglomerativeClustering(count, metric="cosine", linkage="average")
         shelf[members] = shelf.max() + 1 + cluster.fit_predict(features[members])
     # What shares a cluster or a duplicate is one group: chains of both join.
-    for _ in range(10):
-        for key in (shelf, group):
-            group = pd.Series(group).groupby(key).transform("min").to_numpy()
+    duplicates = audit.duplicates(dataset, dataset.pixels(resplit.SIZE))[["first", "second"]]
+    first = pd.Series(rows).groupby(shelf).transform("first")
+    pairs = pd.concat([duplicates, pd.DataFrame({"first": first, "second": rows})])
+    group = pd.Series(audit.duplicate_groups(pairs, len(dataset.index))[rows])
     rng = np.random.default_rng(SEED)
     part = np.zeros(len(images), int)
     for label in sorted(set(images["label"])):
-        sizes = pd.Series(group[images["label"] == label]).value_counts()
-        sizes = sizes.sample(frac=1, random_state=rng).sort_values(ascending=False, kind="stable")
-        filled = np.zeros(PARTS)
-        for one, size in sizes.items():
-            smallest = int(filled.argmin())
-            part[(group == one) & (images["label"] == label)] = smallest
-            filled[smallest] += size
+        own = images["label"] == label
+        for number, dealt in enumerate(resplit.equal_parts(group[own].value_counts(), PARTS, rng)):
+            part[own & group.isin(dealt)] = number
     files = [str(dataset.root / path) for path in images["path"]]
     return pd.DataFrame({"file": files, "label": images["label"], "part": part})
 

@@ -48,7 +48,7 @@ def _deal(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
     sizes = pd.Series(groups).value_counts(sort=False).sort_index()
     for label in np.unique(targets):
         own = sizes[label_of_group == label]
-        parts = _equal_parts(own, np.random.default_rng(label))
+        parts = equal_parts(own, FOLDS, np.random.default_rng(label))
         if not parts:
             continue
         turned = parts[fold % len(parts) :] + parts[: fold % len(parts)]
@@ -58,10 +58,16 @@ def _deal(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
     return split
 
 
-def _equal_parts(sizes: pd.Series, rng: np.random.Generator) -> list[list[int]]:
-    """Deal groups to at most `FOLDS` parts: the largest first, each to the smallest part."""
+def equal_parts(sizes: pd.Series, count: int, rng: np.random.Generator) -> list[list[int]]:
+    """Deal groups to at most `count` parts: the largest first, each to the smallest part.
+
+    Args:
+        sizes: images of each group, indexed by the group.
+        count: how many parts; fewer where there are fewer groups.
+        rng: decides between groups of one size.
+    """
     shuffled = sizes.sample(frac=1, random_state=rng)
-    parts: list[list[int]] = [[] for _ in range(min(FOLDS, len(sizes)))]
+    parts: list[list[int]] = [[] for _ in range(min(count, len(sizes)))]
     filled = np.zeros(len(parts))
     for group, size in shuffled.sort_values(ascending=False, kind="stable").items():
         smallest = int(filled.argmin())
