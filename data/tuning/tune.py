@@ -6,9 +6,9 @@ validation images of grocery, and scored on the third that it has not seen; a pa
 serves as its validation split. Groups stay together: near duplicates, and what looks like one
 visit to one shelf (images of one fine class whose frozen features cluster).
 
-Started again, it goes on: every training is a row of `log.csv` at once.
+Started again, it goes on: every training is a row of the backbone's table at once.
 
-    FRUITVEG_DATA=… FRUITVEG_WEIGHTS=… .venv/bin/python data/tuning/tune.py
+    FRUITVEG_DATA=… FRUITVEG_WEIGHTS=… .venv/bin/python data/tuning/tune.py BACKBONE
 """
 
 import os
@@ -21,79 +21,91 @@ import numpy as np
 import pandas as pd
 from sklearn.cluster import AgglomerativeClustering
 
-LOG = Path(__file__).with_name("log.csv")
 HOME = Path(tempfile.gettempdir()) / "fruitveg-tuning"  # decoded images and activations
-SIZE, PARTS, FOLDS, SEED = 224, 9, 3, 0
+SIZE, FOLDS, SEED = 224, 3, 0
 IMAGES_A_CLUSTER = 4  # on average
-CANDIDATES = [
-    ("mobilenetv2", "block_5_add", 5e-4, 1e-2),
-    ("mobilenetv2", "block_5_add", 1e-3, 1e-2),
-    ("mobilenetv2", "block_12_add", 5e-4, 1e-2),
-    ("mobilenetv2", "block_5_add", 2e-4, 1e-2),
-    ("mobilenetv2", "block_5_add", 5e-4, 1e-1),
-    ("resnet50", "conv4_block6_out", 2e-4, 1e-2),
-    ("resnet50", "conv4_block6_out", 5e-4, 1e-2),
-    ("resnet50", "conv3_block4_out", 2e-4, 1e-2),
-    ("resnet50", "conv3_block4_out", 5e-4, 1e-2),
-    ("resnet50", "conv4_block6_out", 2e-4, 1e-1),
-    ("vgg16", "block4_pool", 1e-4, 1e-2),
-    ("vgg16", "block4_pool", 3e-4, 1e-2),
-    ("vgg16", "block3_pool", 1e-4, 1e-2),
-    ("vgg16", "block3_pool", 3e-4, 1e-2),
-    ("vgg16", "block4_pool", 1e-4, 1e-1),
-]
-KEY = ["backbone", "boundary", "finetune_rate", "weight_decay", "fold"]
-RECIPE = {"crop": 0.875, "views": 1, "logit_adjustment": 0.5, "finetune_epochs": 8}
+VALIDATION = 0.15  # fraction of what is not held out
+CANDIDATES = {
+    "mobilenetv2": [
+        ("block_5_add", 5e-4, 1e-2),
+        ("block_5_add", 1e-3, 1e-2),
+        ("block_12_add", 1e-3, 1e-2),
+        ("block_5_add", 5e-4, 1e-1),
+    ],
+    "resnet50": [
+        ("conv4_block6_out", 2e-4, 1e-2),
+        ("conv4_block6_out", 5e-4, 1e-2),
+        ("conv3_block4_out", 2e-4, 1e-2),
+        ("conv4_block6_out", 2e-4, 1e-1),
+    ],
+    "vgg16": [
+        ("block4_pool", 1e-4, 1e-2),
+        ("block4_pool", 3e-4, 1e-2),
+        ("block3_pool", 1e-4, 1e-2),
+        ("block4_pool", 1e-4, 1e-1),
+    ],
+}
+KEY = ["boundary", "finetune_rate", "weight_decay", "fold"]
+RECIPE = {"crop": 0.875, "views": 1, "logit_adjustment": 0.5, "finetune_epochs": 6}
 
 
-def parts() -> pd.DataFrame:
-    """Deal the groups of every class into parts; return file, label and part of each image."""
+def splits() -> pd.DataFrame:
+    """Deal the groups of every class; return file, label, and the split in each fold."""
     from fruitveg_tl.data import audit, registry, resplit
+
+    dataset = registry.load("grocery")
+    rows = np.flatnonzero(dataset.index["split"] != "test")
+    images = dataset.index.iloc[rows].reset_index(drop=True)
+    # What shares a cluster or a duplicate is one group: chains of both join.
+    duplicates = audit.duplicates(dataset, dataset.pixels(resplit.SIZE))[["first", "second"]]
+    first = pd.Series(rows).groupby(_visits(dataset, rows)).transform("first")
+    pairs = pd.concat([duplicates, pd.DataFrame({"first": first, "second": rows})])
+    group = pd.Series(audit.duplicate_groups(pairs, len(dataset.index))[rows])
+    dealt = pd.DataFrame({"file": [str(dataset.root / path) for path in images["path"]]})
+    dealt["label"] = images["label"]
+    dealt[[f"fold {fold}" for fold in range(FOLDS)]] = "train"
+    rng = np.random.default_rng(SEED)
+    for label in sorted(set(images["label"])):
+        sizes = group[images["label"] == label].value_counts()
+        parts = resplit.equal_parts(sizes, FOLDS, rng)
+        rng.shuffle(parts)  # the largest groups of all classes are not one fold's
+        for fold, held_out in enumerate(parts):
+            rest = sizes.drop(held_out).sample(frac=1, random_state=rng)
+            chosen_by = rest.index[(rest.cumsum() - rest / 2) <= max(VALIDATION * rest.sum(), 1)]
+            chosen_by = chosen_by if len(chosen_by) else rest.index[[rest.argmin()]]
+            own = images["label"] == label
+            dealt.loc[own & group.isin(held_out), f"fold {fold}"] = "test"
+            dealt.loc[own & group.isin(chosen_by), f"fold {fold}"] = "validation"
+    return dealt
+
+
+def _visits(dataset, rows: np.ndarray) -> np.ndarray:
+    """Number the clusters of alike images within each fine class."""
     from fruitveg_tl.models import weights
     from fruitveg_tl.models.backbones import BACKBONES
     from fruitveg_tl.models.network import build_network
     from fruitveg_tl.training.inference import Inference
 
-    dataset = registry.load("grocery")
-    rows = np.flatnonzero(dataset.index["split"] != "test")
-    images = dataset.index.iloc[rows].reset_index(drop=True)
     entry = BACKBONES["mobilenetv2"]
     network = build_network(entry, 2, SIZE, weights.resolve(entry).values)
-    whole = Inference(network.prefix), Inference(network.pool)
-    features = whole[1].predict(whole[0].predict(dataset.pixels(SIZE, RECIPE["crop"])[rows]))
-    fine = images["path"].map(lambda path: Path(path).parent.name)
-    shelf = np.zeros(len(images), int)
+    boundary = Inference(network.prefix).predict(dataset.pixels(SIZE, RECIPE["crop"])[rows])
+    features = Inference(network.pool).predict(boundary)
+    fine = dataset.index["path"].iloc[rows].map(lambda path: Path(path).parent.name).to_numpy()
+    visit = np.zeros(len(rows), int)
     for name in sorted(set(fine)):
         members = np.flatnonzero(fine == name)
         count = max(2, len(members) // IMAGES_A_CLUSTER)
         cluster = AgglomerativeClustering(count, metric="cosine", linkage="average")
-        shelf[members] = shelf.max() + 1 + cluster.fit_predict(features[members])
-    # What shares a cluster or a duplicate is one group: chains of both join.
-    duplicates = audit.duplicates(dataset, dataset.pixels(resplit.SIZE))[["first", "second"]]
-    first = pd.Series(rows).groupby(shelf).transform("first")
-    pairs = pd.concat([duplicates, pd.DataFrame({"first": first, "second": rows})])
-    group = pd.Series(audit.duplicate_groups(pairs, len(dataset.index))[rows])
-    rng = np.random.default_rng(SEED)
-    part = np.zeros(len(images), int)
-    for label in sorted(set(images["label"])):
-        own = images["label"] == label
-        for number, dealt in enumerate(resplit.equal_parts(group[own].value_counts(), PARTS, rng)):
-            part[own & group.isin(dealt)] = number
-    files = [str(dataset.root / path) for path in images["path"]]
-    return pd.DataFrame({"file": files, "label": images["label"], "part": part})
+        visit[members] = visit.max() + 1 + cluster.fit_predict(features[members])
+    return visit
 
 
-def lay(folder: Path, images: pd.DataFrame, fold: int) -> None:
-    """Link the images into split folders: a third to be scored on, one more part to choose by."""
-    each = PARTS // FOLDS
-    held_out = range(each * fold, each * (fold + 1))
-    chosen_by = (each * (fold + 1)) % PARTS
-    for number, image in enumerate(images.itertuples()):
-        split = "validation" if image.part == chosen_by else "train"
-        split = "test" if image.part in held_out else split
-        link = folder / split / image.label / f"{number:04d}.jpg"
+def lay(folder: Path, files: pd.Series, labels: pd.Series, split: pd.Series) -> None:
+    """Link the images into split folders."""
+    for number, (file, label, name) in enumerate(zip(files, labels, split, strict=True)):
+        link = folder / name / label / f"{number:04d}.jpg"
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(image.file)
+        link.symlink_to(file)
 
 
 def train(folder: Path, candidate: tuple, fold: int) -> dict:
