@@ -13,6 +13,7 @@ Started again, it goes on: every training is a row of the backbone's table at on
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -108,14 +109,14 @@ def lay(folder: Path, files: pd.Series, labels: pd.Series, split: pd.Series) -> 
         link.symlink_to(file)
 
 
-def train(folder: Path, candidate: tuple, fold: int) -> dict:
+def train(folder: Path, backbone: str, candidate: tuple, fold: int) -> dict:
     """Train one candidate on one fold; return its row of the log."""
     from fruitveg_tl import results
     from fruitveg_tl.config import FINETUNED, PROBE, RunConfig
     from fruitveg_tl.run import train_and_evaluate
     from fruitveg_tl.utils import runtime
 
-    backbone, boundary, rate, decay = candidate
+    boundary, rate, decay = candidate
     config = RunConfig(
         str(folder),
         backbone,
@@ -145,27 +146,29 @@ def train(folder: Path, candidate: tuple, fold: int) -> dict:
     )
 
 
-def main() -> None:
-    """Train what the log lacks, then print the mean of each candidate over the folds."""
+def main(backbone: str) -> None:
+    """Train what the backbone's table lacks, then print each candidate's mean over the folds."""
     HOME.mkdir(exist_ok=True)
     os.environ["FRUITVEG_HOME"] = str(HOME)  # before the package reads it
-    log = pd.read_csv(LOG) if LOG.exists() else pd.DataFrame(columns=KEY)
-    images = parts()
-    for fold in range(FOLDS):
-        folder = HOME / f"fold{fold}"
-        if not folder.exists():
-            lay(folder, images, fold)
-    for candidate in CANDIDATES:
+    from fruitveg_tl.utils.storage import exclusive
+
+    with exclusive(HOME / "folds"):
+        if not (HOME / f"fold{FOLDS - 1}").exists():
+            dealt = splits()
+            for fold in range(FOLDS):
+                lay(HOME / f"fold{fold}", dealt["file"], dealt["label"], dealt[f"fold {fold}"])
+    file = Path(__file__).with_name(f"{backbone}.csv")
+    log = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=KEY)
+    for candidate in CANDIDATES[backbone]:
         for fold in range(FOLDS):
-            wanted = (*candidate, fold)
-            if (log[KEY] == wanted).all(axis=1).any():
+            if (log[KEY] == (*candidate, fold)).all(axis=1).any():
                 continue
-            row = train(HOME / f"fold{fold}", candidate, fold)
+            row = train(HOME / f"fold{fold}", backbone, candidate, fold)
             log = pd.concat([log, pd.DataFrame([row])], ignore_index=True)
-            log.to_csv(LOG, index=False)
+            log.to_csv(file, index=False)
             print(row, flush=True)
     print(log.groupby(KEY[:-1], sort=False).mean(numeric_only=True).round(4).to_string())
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
