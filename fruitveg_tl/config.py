@@ -86,10 +86,6 @@ class RunConfig:
     weight_decay: float | None = _setting(
         None, float, "of AdamW (Loshchilov & Hutter 2019; default: the backbone's)", least=0
     )
-    soup: int = _setting(
-        1, int, "fine-tune so many times from one probe, each time to the last epoch, and average "
-        "the weights (model soup: Wortsman et al. 2022)", OPTION, least=1,
-    )  # fmt: skip
     logit_adjustment: float = _setting(
         0.0, float, "tau of logit adjustment in the loss of both phases (Menon et al. 2021): 0 for "
         "none, 1 makes up for rare classes wholly", OPTION, least=0, most=1,
@@ -115,8 +111,6 @@ class RunConfig:
         for setting in fields(self):
             if problem := _problem(setting, getattr(self, setting.name)):
                 raise InputError(f"{setting.name}: {problem}")
-        if self.soup > 1 and self.strategy == "scratch":
-            raise InputError("soup: it averages fine-tunings from one probe; scratch has no probe")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for JSON, of options and ablations those in use."""

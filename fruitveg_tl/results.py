@@ -248,8 +248,6 @@ def _rows(folder: Path) -> list[dict]:
     rows, spent = [], seconds["frozen"]
     for stage in scores:
         spent += seconds[stage]
-        # A soup is made in fine-tuning: the probe before it is like any other.
-        options = {k: v for k, v in settings.items() if (k, stage) != ("soup", config.PROBE)}
         rows.append(
             {
                 "dataset": provenance["dataset"]["name"],
@@ -263,7 +261,7 @@ def _rows(folder: Path) -> list[dict]:
                 "seconds": spent,
                 "run": folder.name,
                 "ablation": ", ".join(filter(None, [ablations, no_views])),
-                "recipe_options": config.in_words(options, config.OPTION),
+                "recipe_options": config.in_words(settings, config.OPTION),
                 "settings": json.dumps([identity, content]),
             }
             | scores[stage]

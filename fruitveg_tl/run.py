@@ -178,20 +178,13 @@ def _train_linear_probe(state: _State) -> None:
 
 
 def _train_tail(state: _State, stage: str, rate: float) -> None:
-    """Train what lies behind the boundary, several times for a soup, and predict with it."""
+    """Train what lies behind the boundary, and predict with it."""
     config, tail, start = state.inputs.config, state.network.tail, state.network.tail.get_weights()
     views = [state.activations.plain, *state.activations.views]
-    members = config.soup if stage == FINETUNED else 1
-    ends = []
-    for member in range(members):
-        state.trainable.set_weights(start)
-        # Which epoch is best on few images varies by chance; the mean over a soup varies less.
-        patience = config.patience if members == 1 else None
-        phase = Phase(stage, config.finetune_epochs, rate, config.mixup, patience, member, members)
-        _fit(state, state.trainable, views, phase)
-        ends.append(state.trainable.get_weights())
-    state.trainable.set_weights([np.mean(arrays, axis=0) for arrays in zip(*ends, strict=True)])
-    if stage == FINETUNED and members == 1:
+    state.trainable.set_weights(start)
+    phase = Phase(stage, config.finetune_epochs, rate, config.mixup, config.patience)
+    _fit(state, state.trainable, views, phase)
+    if stage == FINETUNED:
         state.trainable.compile(loss="categorical_crossentropy")
         state.interpolation = interpolate(state.trainable, start, state.evaluation("val"))
     tail.set_weights(state.trainable.get_weights())
@@ -220,14 +213,12 @@ def _fit(state: _State, model: keras.Model, views: Sequence[np.ndarray], phase: 
     )
 
     def batches(epoch: int) -> Batches:
-        seed = [config.seed, PHASE_SEEDS[phase.stage], epoch, phase.member]
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([config.seed, PHASE_SEEDS[phase.stage], epoch])
         return Batches(pairs, targets, config.batch_size, rng, phase.mixup)
 
     validation = state.evaluation("val", views[0])
-    history = fit_resumable(model, batches, validation, phase, state.folder / phase.title)
-    spent = sum(record.pop("seconds") for record in history)
-    state.seconds[phase.stage] = state.seconds.get(phase.stage, 0) + spent
+    history = fit_resumable(model, batches, validation, phase, state.folder / phase.stage)
+    state.seconds[phase.stage] = sum(record.pop("seconds") for record in history)
     state.history += [{"stage": phase.stage, **record} for record in history]
     state.trained_parameters[phase.stage] = trainable_parameters(model)
 

@@ -35,10 +35,10 @@ def test_options_and_ablations_are_recorded_where_they_are_in_use():
     plain = RunConfig("images", "vgg16").to_dict()
     rare = {f.name for f in config.settings(config.OPTION, config.ABLATION)}
     assert plain.keys().isdisjoint(rare)
-    used = RunConfig("images", "vgg16", crop=0.875, soup=2, probe_first=False).to_dict()
-    assert config.in_words(used, config.OPTION) == "crop 0.875, soup 2"
+    used = RunConfig("images", "vgg16", crop=0.875, probe_first=False).to_dict()
+    assert config.in_words(used, config.OPTION) == "crop 0.875"
     assert config.in_words(used, config.ABLATION) == "probe_first False"
-    assert RunConfig(**used) == RunConfig("images", "vgg16", crop=0.875, soup=2, probe_first=False)
+    assert RunConfig(**used) == RunConfig("images", "vgg16", crop=0.875, probe_first=False)
 
 
 def test_how_images_are_called_is_no_part_of_a_run():

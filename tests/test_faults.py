@@ -92,7 +92,7 @@ def test_a_loss_that_is_not_a_number_ends_training_with_the_best_epoch(tmp_path,
         return Batches([(values, np.arange(24))], labels, 8)
 
     validation = Batches([(x, np.arange(24))], labels, 8)
-    phase = Phase("fine-tuned", 5, 0, patience=5)
+    phase = Phase("fine-tuned", 5, 0, 0, 5)
     if bad == 0:
         with pytest.raises(InputError, match="not a finite number in epoch 0"):
             fit_resumable(model, batches, validation, phase, tmp_path)

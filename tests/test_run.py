@@ -87,61 +87,6 @@ def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch)
     assert np.abs(model.predict(pixels, verbose=0) - stored).mean() < 0.05
 
 
-def test_a_soup_is_the_average_of_trainings_from_one_probe(home, quick, monkeypatch):
-    alone = train_and_evaluate(replace(quick, finetune_epochs=1), precision="float32")
-    starts, ends, kept = [], [], []
-    fit, inference = steps.fit_resumable, steps.Inference
-
-    def spy_on_training(model, *arguments):
-        starts.append(model.get_weights())
-        history = fit(model, *arguments)
-        ends.append(model.get_weights())
-        return history
-
-    def spy_on_predictions(model):
-        kept.append(model.get_weights())
-        return inference(model)
-
-    monkeypatch.setattr(steps, "fit_resumable", spy_on_training)
-    monkeypatch.setattr(steps, "Inference", spy_on_predictions)
-    folder = train_and_evaluate(replace(quick, finetune_epochs=1, soup=2), precision="float32")
-    assert folder != alone
-    _, first, second = ends  # after the probe
-    assert all(np.array_equal(a, b) for a, b in zip(*starts[1:], strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    for mean, a, b in zip(kept[0], first, second, strict=True):
-        np.testing.assert_allclose(mean, (a + b) / 2, rtol=1e-6, atol=1e-8)
-    tuned, one = (
-        pd.read_csv(run / "history.csv").query("stage == 'fine-tuned'") for run in (folder, alone)
-    )
-    assert len(tuned) == 2 and tuned["loss"].iloc[0] == one["loss"].iloc[0]
-    assert results.load(folder).provenance["interpolation"] is None
-    table = tables.evaluated_models(results.read())
-    assert set(table["Stage"]) == {"linear probe", "fine-tuned", "fine-tuned, soup 2"}
-
-
-def test_a_soup_stopped_in_its_second_training_ends_like_an_undisturbed_one(
-    home, quick, monkeypatch
-):
-    soup = replace(quick, soup=2, logit_adjustment=0.5, finetune_epochs=3, patience=1)
-    fit = steps.fit_resumable
-    whole = contents(train_and_evaluate(soup))
-
-    def stopped(model, train, validation, phase, folder):
-        if phase.title == "fine-tuned, 2 of 2":
-            fit(model, train, validation, replace(phase, epochs=1), folder)
-            raise KeyboardInterrupt
-        return fit(model, train, validation, phase, folder)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(steps, "fit_resumable", stopped)
-        train_and_evaluate(soup, force=True)
-    folder = train_and_evaluate(soup, force=True)
-    assert contents(folder) == whole
-    tuned = pd.read_csv(folder / "history.csv").query("stage == 'fine-tuned'")
-    assert tuned["epoch"].tolist() == [0, 1, 2, 0, 1, 2]  # each to its last epoch
-
-
 def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
     whole, cropped = train_and_evaluate(quick), train_and_evaluate(replace(quick, crop=0.5))
     image = load(quick.dataset).root / results.load(cropped).test["path"][0]
@@ -274,8 +219,6 @@ def test_the_way_weights_were_asked_for_does_not_make_another_run(
         ({"finetune_epochs": 0}, "finetune_epochs: 0 .* at least 1"),
         ({"seed": -1}, "seed: -1 .* at least 0"),
         ({"views": 2.5}, "views: 2.5 is no int"),
-        ({"soup": 0}, "soup: 0 .* at least 1"),
-        ({"soup": 2, "strategy": "scratch"}, "scratch has no probe"),
         ({"logit_adjustment": 2.0}, "at most 1"),
         ({"crop": 0.0}, "crop: 0.0 is too small"),
         ({"backbone": "alexnet"}, "unknown backbone"),

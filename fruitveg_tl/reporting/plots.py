@@ -54,18 +54,17 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         history: of a `results.Run`.
     """
     epochs = np.arange(1, len(history) + 1)
-    starts = np.flatnonzero(history["epoch"] == 0)  # of a soup, one for each training
+    starts = np.flatnonzero(history["epoch"] == 0)
     figure, axes = new_figure(2.6, 1, 2)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         axis.plot(epochs, history[name], STYLES[1], color=COLOURS[1], label="training")
         axis.plot(epochs, history[f"val_{name}"], STYLES[0], color=COLOURS[0], label="validation")
-        for start in starts:
+        for above, start in zip((1.01, 1.07), starts, strict=False):
             if start:
                 axis.axvline(start + 0.5, color="0.4", linewidth=1)
-            stage = history["stage"].iloc[start]
-            if start == 0 or stage != history["stage"].iloc[start - 1]:
-                above = 1.01 if start == 0 else 1.07  # a phase may be shorter than its name
-                axis.text(start + 1, above, stage, fontsize=8, transform=axis.get_xaxis_transform())
+            # A phase may be shorter than its name.
+            place = {"fontsize": 8, "transform": axis.get_xaxis_transform()}
+            axis.text(start + 1, above, history["stage"].iloc[start], **place)
         axis.set(xlabel="epoch", ylabel=name)
     axes[0, 0].legend(frameon=False)
     sns.despine(figure)

@@ -97,29 +97,19 @@ class Phase:
         rate: the highest learning rate.
         mixup: see `Batches`.
         patience: stop after this many epochs without a lower validation loss, and keep the best
-            epoch; None trains all epochs and keeps the last.
-        member, members: which training it is of how many, for a soup.
+            epoch.
     """
 
     stage: str
     epochs: int
     rate: float
-    mixup: float = 0.0
-    patience: int | None = None
-    member: int = 0
-    members: int = 1
-
-    @property
-    def title(self) -> str:
-        """Its name in messages and on disk."""
-        return f"{self.stage}, {self.member + 1} of {self.members}" if self.member else self.stage
+    mixup: float
+    patience: int
 
     def is_over(self, history: Sequence[dict[str, float]]) -> bool:
         """Tell whether no epoch is left, or patience is at an end."""
         waited = len(history) - 1 - best_epoch(history)
-        return len(history) >= self.epochs or (
-            self.patience is not None and waited >= self.patience
-        )
+        return len(history) >= self.epochs or waited >= self.patience
 
 
 def fit_resumable(
@@ -153,16 +143,15 @@ def fit_resumable(
     if not phase.is_over(history):
         steps = len(train(len(history)))
         done, total = len(history) * steps, phase.epochs * steps
-        with progress(phase.title, total, initial=done, unit="batches") as bar:
+        with progress(phase.stage, total, initial=done, unit="batches") as bar:
             while not phase.is_over(history):
                 record = _epoch(model, train(len(history)), validation, bar)
                 if not math.isfinite(record["loss"] + record["val_loss"]):
-                    _say_diverged(phase.title, len(history))
+                    _say_diverged(phase.stage, len(history))
                     break
                 history.append(record | {"epoch": len(history)})
                 _store_state(model, history, state)
-    kept = "last" if phase.patience is None else "best"
-    model.load_weights(state / f"{kept}.weights.h5")
+    model.load_weights(state / "best.weights.h5")
     return history
 
 

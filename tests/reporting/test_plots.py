@@ -43,18 +43,6 @@ def test_learning_curves_join_both_phases_and_mark_the_second():
     assert [text.get_text() for text in axis.texts] == ["linear probe", "fine-tuned"]
 
 
-def test_learning_curves_of_a_soup_mark_each_training_and_name_the_phase_once():
-    columns = ("loss", "val_loss", "accuracy", "val_accuracy")
-    history = pd.DataFrame(
-        {"stage": ["linear probe"] + ["fine-tuned"] * 4, "epoch": [0, 0, 1, 0, 1]}
-    )
-    axis = plots.learning_curves(history.assign(**dict.fromkeys(columns, range(5)))).axes[0]
-    assert [mark.get_xdata()[0] for mark in axis.lines[2:]] == [1.5, 3.5]
-    first, second = axis.texts
-    assert (first.get_text(), second.get_text()) == ("linear probe", "fine-tuned")
-    assert first.get_position()[1] < second.get_position()[1]  # side by side they may not fit
-
-
 def test_drawing_shows_what_is_trained():
     network = build_network(BACKBONES["vgg16"], 3, 32)
     axis = plots.frozen_and_trained(network).axes[0]
