@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fruitveg_tl import config
@@ -129,14 +130,14 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 def _table(options: argparse.Namespace) -> None:
     from fruitveg_tl import results
-    from fruitveg_tl.reporting import tables
+    from fruitveg_tl.reporting import readme, tables
 
     runs = results.read()
     if not len(runs):
         raise InputError("no finished run yet; start one with «python -m fruitveg_tl run»")
     if options.readme:
-        readme = PATHS.root / "README.md"
-        readme.write_text(tables.fill(readme.read_text(), runs))
+        for file in filter(Path.exists, (PATHS.root / name for name in readme.FILES)):
+            file.write_text(readme.fill(file.read_text(), runs))
         return
     table = tables.evaluated_models(runs)
     print(tables.markdown(table) if options.markdown else table.to_string(index=False))

@@ -114,7 +114,7 @@ def _profiles(name: str) -> str:
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="as GitHub Markdown")
-    parser.add_argument("--readme", action="store_true", help="fill the marked parts of README.md")
+    parser.add_argument("--readme", action="store_true", help="fill the marked parts of READMEs")
     parser.set_defaults(command="table")
 
 

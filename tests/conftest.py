@@ -230,12 +230,12 @@ def pytest_collection_modifyitems(items):
 
 def pytest_addoption(parser):
     """Add the option that writes the tally into the README."""
-    parser.addoption("--readme", action="store_true", help="write the reliability table to README")
+    parser.addoption("--readme", action="store_true", help="write the table of tests/README.md")
 
 
 def pytest_configure(config):
     """Announce the mark."""
-    config.addinivalue_line("markers", "reliability(what): counted in the README's table")
+    config.addinivalue_line("markers", "reliability(what): counted in the table of tests/README.md")
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +265,6 @@ def pytest_terminal_summary(terminalreporter, config):
     if len(lines) > 2:
         terminalreporter.write_line("\n".join(["", *lines]))
     if config.getoption("--readme"):
-        readme = PROJECT / "README.md"
+        readme = PROJECT / "tests" / "README.md"
         block = re.compile(r"(?<=<!-- reliability -->\n).*?(?=<!-- /reliability -->)", re.DOTALL)
         readme.write_text(block.sub("\n".join([*lines, ""]), readme.read_text()))

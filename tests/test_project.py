@@ -59,9 +59,9 @@ def test_tensorflow_warnings_stay_silent_and_errors_do_not():
     assert logger.filter(logging.makeLogRecord({"levelno": logging.ERROR}))
 
 
-def test_the_readme_tells_what_the_tests_of_reliability_found():
+def test_the_readme_of_the_tests_tells_what_the_tests_of_reliability_found():
     """`pytest --readme` writes the table; here only that none of its rows is missing or lost."""
-    readme = (PROJECT / "README.md").read_text()
+    readme = (PROJECT / "tests" / "README.md").read_text()
     table = re.search(r"<!-- reliability -->\n(.*?)\n<!-- /reliability -->", readme, re.DOTALL)[1]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     found = {what: counts for what, *counts in rows}

@@ -1,14 +1,19 @@
 import json
 import re
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import PROJECT
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from fruitveg_tl import config, results
+from fruitveg_tl.config import PATHS
 from fruitveg_tl.data import grocery
-from fruitveg_tl.reporting import tables
+from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.reporting import readme, tables
 from fruitveg_tl.utils.errors import InputError
 
 SCORE_NAMES = (*tables.SCORES.values(), "precision_weighted")
@@ -92,10 +97,52 @@ def test_markdown_has_one_line_per_row():
     assert text == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
 
 
-def test_readme_shows_what_the_committed_results_say():
-    readme = (PROJECT / "README.md").read_text()
-    assert re.search(r"<!-- results bc873370 -->", readme)
-    assert tables.fill(readme, results.read(PROJECT / "data" / "results")) == readme
+@pytest.mark.parametrize("name", readme.FILES)
+def test_readmes_show_what_the_committed_results_and_notebooks_say(name):
+    text = (PROJECT / name).read_text()
+    assert re.search(r"<!-- (results|bundled|cell) ", text)
+    assert readme.fill(text, results.read(PROJECT / "data" / "results")) == text
+
+
+def test_the_mean_of_the_networks_is_evaluated_seed_by_seed():
+    truth = np.array([0, 1])
+
+    def run(seed, *probabilities):
+        array = np.array(probabilities)
+        return SimpleNamespace(
+            targets=truth,
+            probabilities={"fine-tuned": array},
+            scores={
+                "linear probe": {"accuracy": 0.5},
+                "fine-tuned": metrics.evaluate(truth, array),
+            },
+            weights="ImageNet (Keras)",
+            provenance={
+                "seconds": {"frozen": 60, "linear probe": 30, "fine-tuned": 10 + seed},
+                "trained_parameters": {"fine-tuned": 2_500_000},
+            },
+        )
+
+    # Each network misses one image; what the other says of it is surer.
+    one = [run(0, (0.9, 0.1), (0.6, 0.4)), run(2, (0.9, 0.1), (0.6, 0.4))]
+    other = [run(0, (0.4, 0.6), (0.1, 0.9)), run(2, (0.4, 0.6), (0.1, 0.9))]
+    first, _, mean = tables.models({"A": one, "B": other}).to_dict("records")
+    assert first["Accuracy"] == "0.500 ± 0.000" and mean["Accuracy"] == "1.000 ± 0.000"
+    assert first["Trained parameters"] == "2.5 M" and first["Training time"] == "101 s"
+    assert mean["Model"] == "mean of the probabilities" and mean["Training time"] == ""
+
+
+def test_a_readme_quotes_an_executed_cell_by_its_tag(tmp_path, monkeypatch):
+    monkeypatch.setattr(PATHS, "root", tmp_path)
+    cell = new_code_cell("say(1)", metadata={"tags": ["answer"]})
+    cell.outputs = [new_output("display_data", {"text/markdown": "It is **0.9**."})]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebooks" / "05_x.ipynb")
+    runs = pd.DataFrame()
+    filled = readme.fill("a\n<!-- cell 05_x answer -->old<!-- /cell -->\nb", runs)
+    assert filled == "a\n<!-- cell 05_x answer -->\nIt is **0.9**.\n<!-- /cell -->\nb"
+    with pytest.raises(InputError, match=r"05_x.ipynb: no cell has the tag other"):
+        readme.fill("<!-- cell 05_x other --><!-- /cell -->", runs)
 
 
 def test_committed_metrics_follow_from_the_committed_probabilities():

@@ -1,6 +1,6 @@
 """What is usually said of transfer learning, each claim judged by a rule on measured figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH
-from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.evaluation import metrics, significance
 from fruitveg_tl.results import Run
 
 CONFIRMED, QUALIFIED, REFUTED, NOT_MEASURED = "confirmed", "qualified", "refuted", "not measured"
@@ -152,40 +152,80 @@ def settings_need_care(run: Run) -> Finding:
     )
 
 
-def backbone_matters(accuracies: Mapping[str, float], weights: str) -> Finding:
-    """Judge by the range of accuracies of several backbones from one source.
+def fine_tuning_helps(every: Mapping[str, Sequence[Run]]) -> Finding:
+    """Judge by the gain of fine-tuning over the linear probe, network by network.
+
+    Args:
+        every: name to the runs of one network, a seed each.
+    """
+    gains, resolved = {}, {}
+    for name, runs in every.items():
+        stages = {stage: significance.correct_fraction(runs, stage) for stage in (FINETUNED, PROBE)}
+        (pair,) = significance.compare(stages).itertuples()
+        gains[name] = 100 * (stages[FINETUNED].mean() - stages[PROBE].mean())
+        resolved[name] = pair.resolved and pair.better == FINETUNED
+    told = (f"{n} {g:+.1f}{'' if resolved[n] else ' (not resolved)'}" for n, g in gains.items())
+    return Finding(
+        "Unfreezing the upper layers beats the frozen backbone",
+        "ahead of the linear probe by the paired bootstrap for every network; qualified, if for "
+        "some",
+        f"Points of accuracy by fine-tuning: {', '.join(told)}.",
+        _verdict(any(resolved.values()), not all(resolved.values())),
+    )
+
+
+def backbone_matters(accuracies: Mapping[str, float]) -> Finding:
+    """Judge by the range of accuracies of several backbones.
 
     Args:
         accuracies: of the fine-tuned networks.
-        weights: what they all started from.
     """
     low, high = min(accuracies.values()), max(accuracies.values())
     return Finding(
         "The choice of backbone matters",
         f"accuracies differ by more than {100 * BACKBONE_GAP:.0f} points",
-        f"Of the {len(accuracies)} networks that started from «{weights}», fine-tuned accuracies "
-        f"lie between {low:.3f} and {high:.3f}.",
+        f"Fine-tuned, the {len(accuracies)} networks lie between {low:.3f} and {high:.3f}. A part "
+        "of that may be their source weights', which were converted in different ways.",
         _verdict(high - low > BACKBONE_GAP),
     )
 
 
-def amount_of_data_matters(f1: pd.Series, images: pd.Series, name: str) -> Finding:
-    """Judge by whether the classes with more training images have a higher F1.
+def amount_of_data_matters(curve: pd.DataFrame | None) -> Finding:
+    """Judge by whether accuracy rises with every step of the label curve.
 
     Args:
-        f1: of every class.
-        images: its number of training images, in the same order.
-        name: of the network.
+        curve: a column mean, the test accuracy of the fine-tuned network; its index is the number
+            of training images per class, rising. None if nothing was measured.
     """
     claim = "The amount of data matters"
-    rule = f"positive rank correlation over the classes; qualified, if p ≥ {SIGNIFICANT}"
-    if images.nunique() < 2 or f1.nunique() < 2:
-        return Finding(claim, rule, "All classes have as many training images.")
-    rank = stats.spearmanr(images, f1)
+    rule = "accuracy rises with every step of the label curve; qualified, if it levels off"
+    if curve is None:
+        return Finding(claim, rule)
+    steps, last = curve["mean"].diff().iloc[1:], 100 * curve["mean"].diff().iloc[-1]
+    told = ", ".join(f"{value:.3f} with {n:.0f}" for n, value in curve["mean"].items())
     return Finding(
         claim,
         rule,
-        f"Within {name}, the number of training images of a class and its F1 go together with "
-        f"Spearman's ρ = {rank.statistic:.2f} (p = {rank.pvalue:.2g}).",
-        _verdict(rank.statistic > 0, rank.pvalue >= SIGNIFICANT),
+        f"Test accuracy by training images of each class: {told}. The last step still gives "
+        f"{last:+.1f} points.",
+        _verdict((steps > 0).all(), last < CLEAR_GAP),
+    )
+
+
+def about_model(runs: Sequence[Run]) -> str:
+    """Say in Markdown what one network reached, averaged over its seeds, and where it fails."""
+    mean = pd.DataFrame([run.scores[FINETUNED] for run in runs]).mean()
+    frozen = np.mean([run.scores[PROBE]["accuracy"] for run in runs])
+    f1 = pd.concat(
+        metrics.classification_report(run.targets, run.probabilities[FINETUNED], run.classes)["f1"]
+        for run in runs
+    )
+    f1 = f1.groupby(level=0).mean().sort_values()
+    best, worst = (", ".join(f"{n} ({v:.2f})" for n, v in s.items()) for s in (f1[:-4:-1], f1[:3]))
+    return (
+        f"**{runs[0].backbone_name}**: accuracy {mean['accuracy']:.3f}, loss {mean['loss']:.3f}, "
+        f"precision {mean['precision_macro']:.3f}, recall {mean['recall_macro']:.3f}, F1 "
+        f"{mean['f1_macro']:.3f}. Frozen, it is correct on {frozen:.1%} of the images; unfreezing "
+        f"changes that by {100 * (mean['accuracy'] - frozen):+.1f} points. Best told apart: "
+        f"{best}; worst: {worst} (F1)."
     )

@@ -12,6 +12,9 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
     top_k_accuracy_score,
 )
+from statsmodels.stats.proportion import proportion_confint
+
+LEVEL = 0.05
 
 
 def evaluate(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -98,6 +101,17 @@ def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
 def accuracy(targets: np.ndarray, predicted: np.ndarray) -> float:
     """Return the fraction of correct predictions."""
     return float((targets == predicted).mean())
+
+
+def wilson_interval(correct: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy, honest at 0 and 1 as well (Wilson 1927).
+
+    Args:
+        correct: the accuracy, in 0..1.
+        count: of test images.
+    """
+    low, high = proportion_confint(correct * count, count, LEVEL, method="wilson")
+    return float(low), float(high)
 
 
 def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:

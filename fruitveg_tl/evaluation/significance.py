@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.results import Run
 
 RESAMPLES = 2000
@@ -62,6 +63,36 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     pairs = pd.DataFrame(rows, columns=["better", "worse", "difference", "low", "high", "p"])
     pairs["p_holm"] = multipletests(pairs["p"], LEVEL, method="holm")[1] if len(pairs) else []
     return pairs.assign(resolved=pairs["p_holm"] < LEVEL)
+
+
+def compare_macro_f1(targets: np.ndarray, predicted: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Compare every two networks by macro F1: paired percentile bootstrap over the images.
+
+    Args:
+        targets: class index of every test image, shape (n,).
+        predicted: name to the predictions of its seeds, shape (seeds, n); a network's macro F1 is
+            the mean over them.
+
+    Returns:
+        one row per pair, the better one first: better, worse, difference, low and high (95 %
+        interval), resolved (0 lies outside).
+    """
+    rng = np.random.default_rng(0)
+    samples = [np.arange(len(targets)), *rng.integers(len(targets), size=(RESAMPLES, len(targets)))]
+    scored = {
+        name: np.array(
+            [np.mean([metrics.macro_f1(targets[i], seed[i]) for seed in seeds]) for i in samples]
+        )
+        for name, seeds in predicted.items()
+    }
+    rows = []
+    for pair in combinations(scored, 2):
+        better, worse = sorted(pair, key=lambda name: -scored[name][0])
+        gap = scored[better] - scored[worse]
+        low, high = np.quantile(gap[1:], [LEVEL / 2, 1 - LEVEL / 2])
+        rows.append([better, worse, gap[0], low, high, low > 0])
+    columns = ["better", "worse", "difference", "low", "high", "resolved"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def verdict(pairs: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
 """What the notebooks share: the experiment and its runs; how text, tables and figures are shown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,8 @@ from fruitveg_tl.models.weights import BUNDLED, MAKESHIFT, RANDOM, card, trainin
 from fruitveg_tl.reporting import style, tables
 from fruitveg_tl.results import MODEL, Run
 from fruitveg_tl.run import train_and_evaluate
+
+RUNS = "application/vnd.fruitveg-tl.runs+json"  # type of an output that no reader is shown
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ def configure_experiment(
 ) -> Experiment:
     """Return the experiment a notebook asks for, or the one that variables ask for instead.
 
-    FRUITVEG_DATASET overrides the images: the settings given here are then replaced by those of
-    that data set's profile, with one seed. FRUITVEG_SEEDS and the variables of
-    `config.OVERRIDES`, e.g. FRUITVEG_SIZE, override the rest.
+    The data set's profile holds its recipe; what is given here differs from that.
+    FRUITVEG_DATASET overrides the images: only their profile counts then, with one seed.
+    FRUITVEG_SEEDS and the variables of `config.OVERRIDES`, e.g. FRUITVEG_SIZE, override the rest.
 
     Args:
         dataset: a name from `registry.DATASETS` or the path of a folder.
@@ -98,10 +100,16 @@ def configure_experiment(
     config.refuse_unknown_variables()
     name = config.variable("DATASET") or dataset
     if name != dataset:
-        settings, seeds, label_level = PROFILES.get(name, {}), (0,), None
-    settings = settings | config.overrides()
+        settings, seeds, label_level = {}, (0,), None
+    settings = PROFILES.get(name, {}) | settings | config.overrides()
     label_level = settings.pop("label_level", label_level)
     return Experiment(name, label_level, settings, config.seeds(seeds))
+
+
+def record(done: Mapping[str, Sequence[str]]) -> None:
+    """Note the runs that a notebook reads, for whoever checks its numbers; readers see a count."""
+    count = len({name for names in done.values() for name in names})
+    display({RUNS: dict(done), "text/plain": f"{count} finished runs"}, raw=True)
 
 
 def say(text: str) -> None:

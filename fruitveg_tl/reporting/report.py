@@ -19,7 +19,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import MarkdownExporter
 
+from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, temporary_variable
+from fruitveg_tl.data import registry
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import atomic_path
@@ -68,20 +70,20 @@ def export(notebooks: Sequence[Path], folder: Path) -> tuple[Path, Path]:
     """Bind executed notebooks, in this order, into a PDF and an HTML file.
 
     Args:
-        notebooks: executed; each begins with a first-level heading, its chapter's title.
+        notebooks: executed; each begins with a first-level heading, its title.
         folder: where `report.pdf` and `report.html` are stored, and their figures.
 
     Returns:
         the PDF and the HTML file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    chapters = "\n\n".join(_markdown(notebook, folder) for notebook in notebooks)
+    text = "\n\n".join(_markdown(notebook, folder) for notebook in notebooks)
     subtitle = f"Commit {runtime.commit()}"
     html, pdf = folder / "report.html", folder / "report.pdf"
     extra = [f"--resource-path={folder}", f"--metadata=title:{TITLE}"]
     with atomic_path(html) as temporary:
         pypandoc.convert_text(
-            chapters,
+            text,
             "html",
             format=MARKDOWN,
             outputfile=str(temporary),
@@ -95,7 +97,7 @@ def export(notebooks: Sequence[Path], folder: Path) -> tuple[Path, Path]:
                 f"--include-in-header={ASSETS / 'report.css.html'}",
             ],
         )
-    body = pypandoc.convert_text(chapters, "typst", format=MARKDOWN, extra_args=extra)
+    body = pypandoc.convert_text(text, "typst", format=MARKDOWN, extra_args=extra)
     preamble = (ASSETS / "report.typ").read_text()
     preamble = preamble.replace("«title»", TITLE).replace("«subtitle»", subtitle)
     source = folder / "report.typ"
@@ -143,6 +145,20 @@ def _progress_of_kernels() -> Iterator[dict]:
         os.close(descriptor)
 
 
+def chapters(folder: Path, dataset: str | None) -> list[Path]:
+    """Return the notebooks in reading order: chapters by number, then appendices.
+
+    Args:
+        folder: that holds them.
+        dataset: images that they are executed on; None for those that each names itself. An
+            appendix that carries another data set's name answers questions that these images
+            cannot, and is left out.
+    """
+    files = sorted(folder.glob("[0-9]*.ipynb")) + sorted(folder.glob("A[0-9]*.ipynb"))
+    about = {file: file.stem.split("_", 1)[-1] for file in files}
+    return [f for f in files if about[f] not in registry.DATASETS or dataset in (None, about[f])]
+
+
 def report(folder: Path, in_place: bool = False) -> tuple[Path, Path]:
     """Execute all notebooks in order and bind them.
 
@@ -156,7 +172,7 @@ def report(folder: Path, in_place: bool = False) -> tuple[Path, Path]:
     Raises:
         InputError: if there are no notebooks or one fails.
     """
-    sources = sorted(PATHS.notebooks.glob("[0-9]*.ipynb"))
+    sources = chapters(PATHS.notebooks, config.variable("DATASET"))
     if not sources:
         raise InputError(f"{PATHS.notebooks}: no notebooks here; restore them with «git checkout»")
     executed = []

@@ -1,14 +1,19 @@
 """Tables of evaluated models, for the terminal, the notebooks and README.md."""
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from fruitveg_tl.config import STAGES
+from fruitveg_tl.config import FINETUNED, PROBE, STAGES
+from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import bundled_file, card, training_seconds, trainings
+from fruitveg_tl.results import Run
 from fruitveg_tl.utils.errors import InputError, printable
 
+TRANSFER_PARTS = ("frozen", PROBE, FINETUNED)  # whose seconds are the training time
 SCORES = {
     "Accuracy": "accuracy",
     "Loss": "loss",
@@ -51,6 +56,49 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(sorted(rows, key=lambda row: row.pop("order")))
 
 
+def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """Return the study's table: one row per model, fine-tuned, and one for their mean.
+
+    Args:
+        every: name to the runs of one network, a seed each, all of the same test images; the seeds
+            in the same order.
+
+    Returns:
+        text columns, see `evaluated_models`. The last row averages the networks' probabilities,
+        seed by seed.
+    """
+    rows = []
+    for name, runs in every.items():
+        seconds = [sum(r.provenance["seconds"][s] for s in TRANSFER_PARTS) for r in runs]
+        probe = pd.Series([run.scores[PROBE]["accuracy"] for run in runs])
+        trained = runs[0].provenance["trained_parameters"][FINETUNED]
+        rows.append(
+            {"Model": name, "Pre-trained on": runs[0].weights}
+            | _means(run.scores[FINETUNED] for run in runs)
+            | {
+                "Frozen only (accuracy)": _spread(probe),
+                "Trained parameters": f"{trained / 1e6:.1f} M",
+                "Training time": _duration(float(np.mean(seconds))),
+            }
+        )
+    together = zip(*every.values(), strict=True)
+    means = [ensemble(runs) for runs in together] if len(every) > 1 else []
+    if means:
+        rows.append({"Model": "mean of the probabilities"} | _means(means))
+    return pd.DataFrame(rows).fillna("")
+
+
+def ensemble(runs: Sequence[Run]) -> dict[str, float]:
+    """Evaluate the mean of several networks' probabilities for the same test images."""
+    mean = np.mean([run.probabilities[FINETUNED] for run in runs], axis=0)
+    return metrics.evaluate(runs[0].targets, mean)
+
+
+def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, str]:
+    frame = pd.DataFrame(scores)
+    return {title: _spread(frame[name]) for title, name in SCORES.items()}
+
+
 def _dataset_names(runs: pd.DataFrame) -> dict[str, str]:
     """Return a name for every content: the folder's, with a few digits where that is not enough."""
     names = runs.groupby("content")["dataset"].first()
@@ -71,10 +119,10 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def fill(text: str, runs: pd.DataFrame) -> str:
-    """Replace what stands between `<!-- results CONTENT -->` and `<!-- /results -->` in `text`.
+    """Replace what stands between marks in a README.
 
-    CONTENT is the beginning of a set's hash. Ablations are left out. `<!-- bundled -->` marks the
-    place of `bundled_weights`.
+    `<!-- results CONTENT -->` is the table of all finished runs on the images whose hash begins
+    so, ablations left out; `<!-- bundled -->` that of `bundled_weights`.
 
     Raises:
         InputError: if a marked set has no finished run.

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH
-from fruitveg_tl.evaluation import findings
+from fruitveg_tl.evaluation import findings, metrics
 from fruitveg_tl.evaluation.findings import CONFIRMED, NOT_MEASURED, QUALIFIED, REFUTED
 
 
@@ -80,22 +80,59 @@ def test_care_is_needed_where_loss_climbs_or_fine_tuning_is_undone(losses, alpha
 
 
 def test_the_backbone_matters_above_two_points():
-    assert findings.backbone_matters({"A": 0.5, "B": 0.53}, "w").verdict == CONFIRMED
-    assert findings.backbone_matters({"A": 0.5, "B": 0.51}, "w").verdict == REFUTED
+    assert findings.backbone_matters({"A": 0.5, "B": 0.53}).verdict == CONFIRMED
+    assert findings.backbone_matters({"A": 0.5, "B": 0.51}).verdict == REFUTED
 
 
-def test_the_amount_of_data_is_judged_over_the_classes():
-    f1 = pd.Series(np.linspace(0.1, 0.9, 20))
-    judge = findings.amount_of_data_matters
-    assert judge(f1, pd.Series(range(20)), "A").verdict == CONFIRMED
-    assert judge(f1, pd.Series(range(20))[::-1].reset_index(drop=True), "A").verdict == REFUTED
-    assert judge(f1, pd.Series([5] * 20), "A").verdict == NOT_MEASURED
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [((0.2, 0.4, 0.5), CONFIRMED), ((0.2, 0.4, 0.41), QUALIFIED), ((0.2, 0.4, 0.3), REFUTED)],
+)
+def test_the_amount_of_data_is_judged_by_the_label_curve(accuracies, verdict):
+    curve = pd.DataFrame({"mean": accuracies}, index=[1, 5, 20])
+    found = findings.amount_of_data_matters(curve)
+    assert found.verdict == verdict and "0.400 with 5" in found.value
+    assert findings.amount_of_data_matters(None).verdict == NOT_MEASURED
+
+
+def a_run(probe, tuned):
+    """Return a run of 100 test images of two classes, correct on so many of them."""
+    targets = np.arange(100) % 2
+    probabilities = {
+        stage: np.eye(2)[np.where(np.arange(100) < correct, targets, 1 - targets)]
+        for stage, correct in ((PROBE, probe), (FINETUNED, tuned))
+    }
+    scores = {stage: metrics.evaluate(targets, p) for stage, p in probabilities.items()}
+    return SimpleNamespace(
+        targets=targets,
+        probabilities=probabilities,
+        scores=scores,
+        classes=["kiwi", "leek"],
+        backbone_name="VGG16",
+    )
+
+
+def test_fine_tuning_helps_every_network_some_or_none():
+    better, same = [a_run(50, 90)], [a_run(70, 71)]
+    judge = findings.fine_tuning_helps
+    assert judge({"A": better}).verdict == CONFIRMED
+    assert judge({"B": same}).verdict == REFUTED
+    mixed = judge({"A": better, "B": same})
+    assert mixed.verdict == QUALIFIED
+    assert "A +40.0, B +1.0 (not resolved)" in mixed.value
+    assert judge({"A": [a_run(90, 50)]}).verdict == REFUTED
+
+
+def test_a_model_is_told_by_its_five_metrics():
+    text = findings.about_model([a_run(50, 90), a_run(50, 80)])
+    for figure in ("accuracy 0.850", "precision 0.8", "recall 0.850", "F1 0.8", "50.0%", "+35.0"):
+        assert figure in text
 
 
 def test_what_is_not_measured_says_its_rule_and_no_value():
     finding = findings.few_labels_suffice({})
     assert finding.verdict == NOT_MEASURED and not finding.value
     assert str(finding).startswith("**Not measured here** (ahead of scratch")
-    measured = findings.backbone_matters({"A": 0.5, "B": 0.53}, "w")
+    measured = findings.backbone_matters({"A": 0.5, "B": 0.53})
     assert "between 0.500 and 0.530. **Confirmed here** (accuracies differ by" in str(measured)
     assert measured.not_measured().verdict == NOT_MEASURED

@@ -15,6 +15,7 @@ from fruitveg_tl.evaluation.metrics import (
     macro_f1,
     mistake_severity,
     sum_by_group,
+    wilson_interval,
 )
 
 
@@ -146,3 +147,11 @@ def test_fine_predictions_are_read_at_the_coarse_level_by_their_sums():
     coarse, names = sum_by_group(probabilities, LEVELS["fruit"])
     assert names == ["Apple", "Leek", "Pear"]
     np.testing.assert_allclose(coarse, [[0.6, 0.0, 0.4], [0.1, 0.7, 0.2]])
+
+
+def test_an_accuracy_of_one_has_an_interval_too():
+    low, high = wilson_interval(1.0, 10)
+    assert low == pytest.approx(0.7225, abs=1e-4) and high == pytest.approx(1)
+    assert wilson_interval(0.0, 10)[0] == pytest.approx(0)
+    low, high = wilson_interval(0.5, 1000)
+    assert low == pytest.approx(0.469, abs=1e-3) and high == pytest.approx(0.531, abs=1e-3)

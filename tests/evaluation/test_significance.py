@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fruitveg_tl.evaluation import significance
+from fruitveg_tl.evaluation import metrics, significance
 
 N = 400
 
@@ -50,3 +50,18 @@ def test_seeds_enter_as_shares_and_order_does_not_matter():
 def test_other_images_are_refused():
     with pytest.raises(ValueError, match="same images"):
         significance.compare({"a": right(0.5, 0), "b": right(0.5, 0)[:-1]})
+
+
+def test_macro_f1_is_compared_on_the_same_images():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(3, size=300)
+    good = np.where(rng.random((2, 300)) < 0.9, targets, (targets + 1) % 3)
+    poor = np.where(rng.random((2, 300)) < 0.6, targets, (targets + 1) % 3)
+    pairs = significance.compare_macro_f1(targets, {"poor": poor, "good": good, "again": good})
+    first = pairs.set_index(["better", "worse"]).loc[("good", "poor")]
+    assert first["resolved"] and first["low"] < first["difference"] < first["high"]
+    expected = np.mean([metrics.macro_f1(targets, p) for p in good])
+    expected -= np.mean([metrics.macro_f1(targets, p) for p in poor])
+    assert first["difference"] == pytest.approx(expected)
+    twins = pairs[pairs["better"].isin(["good", "again"]) & (pairs["worse"] != "poor")]
+    assert not twins["resolved"].any() and (twins["difference"] == 0).all()

@@ -67,6 +67,15 @@ def test_a_failing_cell_is_named_and_nothing_is_overwritten(tmp_path):
     assert source.read_bytes() == before
 
 
+def test_an_appendix_about_one_set_of_images_is_left_out_for_others(tmp_path):
+    names = ["01_a.ipynb", "02_b.ipynb", "A1_evidence.ipynb", "A4_grocery.ipynb"]
+    for name in ("README.md", *reversed(names)):
+        (tmp_path / name).touch()
+    everything = [tmp_path / name for name in names]
+    assert report.chapters(tmp_path, None) == report.chapters(tmp_path, "grocery") == everything
+    assert report.chapters(tmp_path, "synthetic") == everything[:-1]
+
+
 def test_without_notebooks_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(PATHS, "root", tmp_path)
     with pytest.raises(InputError, match="no notebooks here"):
