@@ -75,7 +75,7 @@ _ENTRIES = (
         "VGG16",
         "vgg16",
         boundary="block4_pool",
-        finetune_rate=1e-4,
+        finetune_rate=3e-4,
         bfloat16=True,
         last_conv="block5_conv3",
         weights_url=f"{_KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from fruitveg_tl.models.network import Network
 from fruitveg_tl.reporting.style import COLOURS, MARKERS, STYLES, new_figure, tick, wrapped
 
+LEAST_SHOWN = 0.02  # of a class's images, in a confusion matrix
+
 
 def _apart(values: Iterable[float]) -> list[float]:
     """Leave out what a logarithmic axis would write over its neighbour."""
@@ -74,6 +76,8 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """Show a confusion matrix: fractions of each true class as shades, images as numbers.
 
+    Numbers below `LEAST_SHOWN` of their class are left out: shades tell that much.
+
     Args:
         counts: from `metrics.confusion`.
         classes: names of rows and columns.
@@ -86,8 +90,8 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     sns.heatmap(
         fractions, ax=axis, cmap="Greys", vmin=0, vmax=1, square=True, linewidths=0.3,
         linecolor="0.9", cbar=False, xticklabels=names, yticklabels=names,
-        annot=np.where(counts > 0, counts.astype(str), ""), fmt="",
-        annot_kws={"fontsize": max(4, 9 - len(classes) / 7)},
+        annot=np.where(fractions >= LEAST_SHOWN, counts.astype(str), ""), fmt="",
+        annot_kws={"fontsize": max(6, 9 - len(classes) / 7)},
     )  # fmt: skip
     axis.tick_params(labelsize=max(6, 9 - len(classes) / 11))
     axis.set(xlabel="predicted", ylabel="true class")
@@ -106,7 +110,7 @@ def scores(intervals: pd.DataFrame) -> Figure:
         part = intervals[intervals["score"] == score]
         for row, (_, entry) in enumerate(part.iterrows()):
             axis.plot([entry["low"], entry["high"]], [row, row], color="0.3")
-            axis.plot(entry["value"], row, MARKERS[row % len(MARKERS)], color=COLOURS[0])
+            axis.plot(entry["value"], row, "o", color=COLOURS[0])
         axis.set(xlabel=score, yticks=range(len(part)), yticklabels=wrapped(part["name"]))
         axis.tick_params(labelsize=8)
         axis.grid(axis="x", color="0.9")

@@ -38,16 +38,21 @@ matplotlib.rcParams["text.parse_math"] = False  # a class may be called "$5 appl
 
 
 def save_figure(figure: Figure, name: str) -> Path:
-    """Write a figure as `figures/NAME.png`, without a time stamp, and return the file.
+    """Write a figure below `figures/`, without a time stamp, and return the file.
 
-    256 colours of the figure's own choice make a third of the size, which notebooks in Git need.
+    Notebooks in Git need small files. A figure of images is a JPEG; any other a PNG of 256 colours
+    of its own choice, a third of the size.
     """
-    file = PATHS.figures / f"{name}.png"
+    photographic = any(axis.images for axis in figure.axes)
+    file = PATHS.figures / f"{name}.{'jpg' if photographic else 'png'}"
     file.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=DPI, bbox_inches="tight")
-    palette = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    palette.save(file, optimize=True)
+    image = Image.open(drawn).convert("RGB")
+    if photographic:
+        image.save(file, quality=85, subsampling=0, optimize=True)
+    else:
+        image.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
     return file
 
 

@@ -120,7 +120,7 @@ def test_all_run_on_any_images(miniature):
     sections = ("Class balance", "Confusion matrix", "Where the network looked", "Findings")
     for heading in (*CHAPTERS, *sections, *CLASSES):
         assert heading in text
-    for source in ("Tiny ImageNet (bundled)", "none (random)"):
+    for source in ("Tiny ImageNet (bundled)", "random weights"):
         assert source in re.sub(r"\s+", " ", text)
     figures = sorted(path.name for path in (home / "figures" / "images").iterdir())
     assert len(figures) >= 20 and "vgg16-confusion.png" in figures

@@ -19,8 +19,20 @@ def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, m
         assert sorted(shown) == ["apple", "kiwi", "pear"]
         files.append(style.save_figure(figure, name).read_bytes())
     assert files[0] == files[1]
-    with Image.open(PATHS.figures / "one.png") as image:
-        assert image.width < 2000
+    with Image.open(PATHS.figures / "one.jpg") as image:
+        assert image.format == "JPEG" and image.width < 2000
+
+
+def test_a_figure_without_images_is_a_png(tmp_path, monkeypatch):
+    monkeypatch.setattr(PATHS, "root", tmp_path)
+    matrix = plots.confusion_matrix(np.eye(2, dtype=int), ["kiwi", "pear"])
+    with Image.open(style.save_figure(matrix, "matrix")) as image:
+        assert image.format == "PNG"
+
+
+def test_confusion_matrix_leaves_out_numbers_of_few_images_of_a_class():
+    axis = plots.confusion_matrix(np.array([[99, 1], [2, 98]]), ["kiwi", "pear"]).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["99", "", "2", "98"]
 
 
 def test_confusion_matrix_names_rows_and_columns_and_writes_images():
