@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
             "report",
             help="execute the notebooks and bind them into a PDF and an HTML file",
             description="Execute the notebooks in order, on the images that FRUITVEG_DATASET or "
-            "else the notebooks name, and bind them into report/report.pdf and .html. Finished "
-            "runs are used, missing ones computed.",
+            "else the notebooks name, and bind them into report/live.pdf and .html; the committed "
+            "ones become report/study.pdf and .html. Finished runs are not computed again.",
         )
     )
     _add_predict(commands.add_parser("predict", help="classify images with a saved network"))

@@ -1,4 +1,4 @@
-"""Execute the notebooks and bind them into one PDF and one HTML file.
+"""Bind the notebooks, as committed and as executed here, each into a PDF and an HTML file.
 
 nbconvert turns the executed notebooks into Markdown without code, pandoc turns that into HTML and
 into Typst, and Typst sets the pages. All three come as Python wheels, so that neither a browser
@@ -8,6 +8,7 @@ nor TeX has to be installed.
 import os
 import re
 import subprocess
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,12 @@ from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, temporary_variable
 from fruitveg_tl.data import registry
 from fruitveg_tl.utils import runtime
-from fruitveg_tl.utils.errors import InputError
-from fruitveg_tl.utils.storage import atomic_path
+from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.utils.storage import atomic_path, write_json
 
 TITLE = "Transfer learning on images of fruit and vegetables"
 ASSETS = Path(__file__).with_name("assets")
+ABSTRACT = ("answer", "models", "scores")  # tags of the cells whose output opens a report
 
 
 def execute(source: Path, target: Path) -> None:
@@ -66,21 +68,27 @@ def execute(source: Path, target: Path) -> None:
         nbformat.write(notebook, temporary)
 
 
-def export(notebooks: Sequence[Path], folder: Path) -> tuple[Path, Path]:
+def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tuple[Path, Path]:
     """Bind executed notebooks, in this order, into a PDF and an HTML file.
 
     Args:
-        notebooks: executed; each begins with a first-level heading, its title.
-        folder: where `report.pdf` and `report.html` are stored, and their figures.
+        notebooks: executed; each begins with a first-level heading, its title. What cells tagged
+            with one of `ABSTRACT` show stands on the first page.
+        folder: where `NAME.pdf` and `NAME.html` are stored, and their figures.
+        name: of the files, without ending.
+        about: a line below the title.
 
     Returns:
         the PDF and the HTML file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join(_markdown(notebook, folder) for notebook in notebooks)
-    subtitle = f"Commit {runtime.commit()}"
-    html, pdf = folder / "report.html", folder / "report.pdf"
-    extra = [f"--resource-path={folder}", f"--metadata=title:{TITLE}"]
+    figures = folder / name
+    figures.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(_markdown(notebook, figures) for notebook in notebooks)
+    abstract = _abstract(notebooks, figures)
+    html, pdf = folder / f"{name}.html", folder / f"{name}.pdf"
+    extra = [f"--resource-path={figures}", f"--metadata=title:{TITLE}"]
+    metadata = figures / "metadata.json"
+    write_json(metadata, {"abstract": abstract, "subtitle": about})
     with atomic_path(html) as temporary:
         pypandoc.convert_text(
             text,
@@ -89,7 +97,7 @@ def export(notebooks: Sequence[Path], folder: Path) -> tuple[Path, Path]:
             outputfile=str(temporary),
             extra_args=[
                 *extra,
-                f"--metadata=subtitle:{subtitle}",
+                f"--metadata-file={metadata}",
                 "--standalone",
                 "--embed-resources",
                 "--toc",
@@ -97,13 +105,16 @@ def export(notebooks: Sequence[Path], folder: Path) -> tuple[Path, Path]:
                 f"--include-in-header={ASSETS / 'report.css.html'}",
             ],
         )
-    body = pypandoc.convert_text(text, "typst", format=MARKDOWN, extra_args=extra)
-    preamble = (ASSETS / "report.typ").read_text()
-    preamble = preamble.replace("«title»", TITLE).replace("«subtitle»", subtitle)
-    source = folder / "report.typ"
-    source.write_text(preamble + body)
+    parts = {"title": TITLE, "subtitle": about}
+    for part, markdown in (("abstract", abstract), ("body", text)):
+        parts[part] = pypandoc.convert_text(markdown, "typst", format=MARKDOWN, extra_args=extra)
+    content = (ASSETS / "report.typ").read_text()
+    for part, value in parts.items():
+        content = content.replace(f"«{part}»", value)
+    source = figures / "report.typ"
+    source.write_text(content)
     with atomic_path(pdf) as temporary:
-        typst.compile(source, output=temporary, root=folder)
+        typst.compile(source, output=temporary, root=figures)
     return pdf, html
 
 
@@ -121,6 +132,26 @@ def _markdown(notebook: Path, folder: Path) -> str:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     return text
+
+
+def _abstract(notebooks: Sequence[Path], folder: Path) -> str:
+    """Return as Markdown what the cells tagged with one of `ABSTRACT` show, in that order."""
+    found = dict.fromkeys(ABSTRACT, "")
+    for notebook in notebooks:
+        for cell in nbformat.read(notebook, 4).cells:
+            for tag in set(cell.metadata.get("tags", ())) & set(ABSTRACT):
+                found[tag] = "\n\n".join(_shown(cell, folder / f"abstract-{tag}.png"))
+    return "\n\n".join(text for text in found.values() if text)
+
+
+def _shown(cell: nbformat.NotebookNode, figure: Path) -> Iterator[str]:
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            figure.write_bytes(b64decode(data["image/png"]))
+            yield f"![]({figure.name})"
+        elif "text/markdown" in data:
+            yield data["text/markdown"]
 
 
 def _is_download(output: nbformat.NotebookNode) -> bool:
@@ -159,25 +190,34 @@ def chapters(folder: Path, dataset: str | None) -> list[Path]:
     return [f for f in files if about[f] not in registry.DATASETS or dataset in (None, about[f])]
 
 
-def report(folder: Path, in_place: bool = False) -> tuple[Path, Path]:
-    """Execute all notebooks in order and bind them.
+def report(folder: Path, in_place: bool = False) -> list[Path]:
+    """Bind the notebooks as they are committed, then execute them here and bind that.
 
     Args:
-        folder: where everything is stored.
-        in_place: True to store the executed notebooks where they came from, for committing.
+        folder: where everything is stored: `study.pdf` and `.html` from the committed notebooks,
+            `live.pdf` and `.html` from what this machine has just computed.
+        in_place: True to store the executed notebooks where they came from, for committing; they
+            are then bound as the study.
 
     Returns:
-        the PDF and the HTML file.
+        the PDFs and HTML files.
 
     Raises:
         InputError: if there are no notebooks or one fails.
     """
-    sources = chapters(PATHS.notebooks, config.variable("DATASET"))
+    dataset = config.variable("DATASET")
+    sources = chapters(PATHS.notebooks, dataset)
     if not sources:
         raise InputError(f"{PATHS.notebooks}: no notebooks here; restore them with «git checkout»")
+    study = chapters(PATHS.notebooks, None)
+    about = "The study, from the notebooks as they are committed"
+    bound = [] if in_place else [*export(study, folder, "study", about)]
     executed = []
     for source in sources:
         print(f"{source.name} …", flush=True)
         executed.append(source if in_place else folder / source.name)
         execute(source, executed[-1])
-    return export(executed, folder)
+    if in_place:
+        return [*export(study, folder, "study", about)]
+    about = f"Computed on this machine, on {printable(dataset or 'the images of the study')}"
+    return [*bound, *export(executed, folder, "live", f"{about}; commit {runtime.commit()}")]

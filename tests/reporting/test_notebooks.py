@@ -113,8 +113,11 @@ def test_all_run_on_any_images(miniature):
     home, environment = miniature
     done = command("report", home=home, **environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    pdf, html = home / "report" / "report.pdf", home / "report" / "report.html"
-    assert done.stdout.splitlines()[-2:] == [str(pdf), str(html)]
+    files = [
+        home / "report" / name for name in ("study.pdf", "study.html", "live.pdf", "live.html")
+    ]
+    assert done.stdout.splitlines()[-4:] == [str(file) for file in files]
+    pdf = files[2]
     pages = PdfReader(pdf).pages
     text = "\n".join(page.extract_text() for page in pages)
     sections = ("Class balance", "Confusion matrix", "Where the network looked", "Findings")
@@ -122,6 +125,7 @@ def test_all_run_on_any_images(miniature):
         assert heading in text
     for source in ("Tiny ImageNet (bundled)", "random weights"):
         assert source in re.sub(r"\s+", " ", text)
+    assert "not measured" not in text.lower() and "Appendix 4" not in text
     figures = sorted(path.name for path in (home / "figures" / "images").iterdir())
     assert len(figures) >= 20 and "vgg16-confusion.png" in figures
     assert sum(len(page.images) for page in pages) >= len(figures)

@@ -32,7 +32,7 @@ def chapters(tmp_path):
         write(
             tmp_path / "01_one.ipynb",
             new_markdown_cell("# First chapter\n\n## A section"),
-            new_code_cell(FIGURE),
+            new_code_cell(FIGURE, metadata={"tags": ["answer"]}),
         ),
         write(tmp_path / "02_two.ipynb", new_markdown_cell(f"# Second chapter\n\n{table}")),
     ]
@@ -46,14 +46,17 @@ def test_chapters_are_executed_and_bound(chapters, tmp_path):
     assert [output.output_type for output in cell.outputs] == ["display_data"] * 2
     assert not nbformat.read(chapters[0], 4).cells[1].outputs
 
-    pdf, html = report.export([target, chapters[1]], tmp_path / "out")
+    pdf, html = report.export([target, chapters[1]], tmp_path / "out", "study", "As committed")
+    assert (pdf.name, html.name) == ("study.pdf", "study.html")
     pages = PdfReader(pdf).pages
     text = "\n".join(page.extract_text() for page in pages)
-    assert report.TITLE.split()[0] in pages[0].extract_text()
+    first = pages[0].extract_text()
+    assert report.TITLE.split()[0] in first and "As committed" in first
+    assert "0.123" in first and pages[0].images  # the abstract
     for expected in ("Contents", "First chapter", "A section", "Second chapter", "0.123", "kiwi"):
         assert expected in text
     assert "savefig" not in text and "Downloading" not in text
-    assert sum(len(page.images) for page in pages) == 1
+    assert sum(len(page.images) for page in pages) == 2
     content = html.read_text()
     assert "data:image/png;base64" in content and "Second chapter" in content
     assert 'src="http' not in content
