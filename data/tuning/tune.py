@@ -34,6 +34,9 @@ CANDIDATES = {
         ("block_5_add", 1e-3, 1e-2),
         ("block_12_add", 1e-3, 1e-2),
         ("block_5_add", 5e-4, 1e-1),
+        # The best rate was the lowest: the grid goes on.
+        ("block_5_add", 2e-4, 1e-2),
+        ("block_5_add", 1e-4, 1e-2),
     ],
     "resnet50": [
         ("conv4_block6_out", 2e-4, 1e-2),
