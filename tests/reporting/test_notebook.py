@@ -80,3 +80,12 @@ def test_makeshift_weights_are_said_loudly(finished, monkeypatch, source, said):
     run.provenance["weights"]["source"] = source
     notebook.caveat(run)
     assert [said in text for text in shown] == ([True] if said else [])
+
+
+def test_readers_see_how_many_runs_a_notebook_reads_and_tests_which(monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "display", lambda bundle, raw: shown.append(bundle))
+    notebook.record({"vgg16": ["a", "b"], "served": ["a"]})
+    assert shown == [
+        {notebook.RUNS: {"vgg16": ["a", "b"], "served": ["a"]}, "text/plain": "2 finished runs"}
+    ]
