@@ -27,7 +27,6 @@ SIZE, FOLDS, SEED = 224, 3, 0
 IMAGES_A_CLUSTER = 4  # on average
 VALIDATION = 0.15  # fraction of what is not held out
 RACE = 0.01  # of accuracy: what is further behind after a fold is out (Maron & Moore 1994)
-TOLERANCE = 0.005  # of accuracy, below the best candidate's
 CANDIDATES = {
     "mobilenetv2": [
         ("block_5_add", 5e-4, 1e-2),
@@ -187,8 +186,7 @@ def main(backbone: str) -> None:
     finished = log.groupby(KEY[:-1], sort=False).filter(lambda rows: len(rows) == FOLDS)
     means = finished.groupby(KEY[:-1], sort=False)["fine-tuned accuracy"].mean()
     print(means.round(4).to_string())
-    # The candidates stand in the order of their cost; what is within noise of the best may be left.
-    print("chosen:", means.index[(means >= means.max() - TOLERANCE).argmax()])
+    print("chosen:", means.idxmax())
 
 
 if __name__ == "__main__":

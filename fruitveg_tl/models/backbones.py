@@ -85,7 +85,7 @@ _ENTRIES = (
         "ResNet50",
         "resnet50",
         boundary="conv4_block6_out",
-        finetune_rate=2e-4,
+        finetune_rate=5e-4,
         bfloat16=True,
         last_conv="conv5_block3_out",
         weights_url=f"{_KERAS}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
@@ -95,7 +95,7 @@ _ENTRIES = (
         "MobileNetV2",
         "mobilenet_v2",
         boundary="block_5_add",
-        finetune_rate=5e-4,
+        finetune_rate=2e-4,
         bfloat16=False,
         last_conv="out_relu",
         weights_url=f"{_KERAS}/mobilenet_v2/"
