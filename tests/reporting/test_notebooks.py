@@ -101,12 +101,14 @@ def test_numbers_are_those_of_the_results_files(file, monkeypatch):
     for cell in code_cells(file):
         if "runs" in tags(cell):
             (names["done"],) = (output.data[shared.RUNS] for output in cell.outputs)
+        elif "configure_experiment(" in cell.source:  # settings alone: no image is read
+            exec(cell.source, names)
         elif "results" in tags(cell):
             shown.clear()
             exec(cell.source, names)
             assert shown == markdown_outputs(cell)
             compared += len(shown)
-    assert compared >= 6
+    assert compared >= 3
 
 
 def test_all_run_on_any_images(miniature):
