@@ -5,7 +5,6 @@ TensorFlow leaves half of a processor unused where layers are small; an inferenc
 """
 
 import importlib.util
-import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -85,8 +84,6 @@ class _Requests:
     """A network compiled by OpenVINO, and the requests of one batch."""
 
     def __init__(self, model: keras.Model, precision: str):
-        # OpenVINO reports its use to its makers, unless this package of theirs is not installed.
-        sys.modules.setdefault("openvino_telemetry", None)
         import openvino
 
         options = {

@@ -32,6 +32,10 @@ def _silence() -> Iterator[None]:
             os.close(kept)
 
 
+# OpenVINO, which Keras imports to export a network, reports its use to its makers, unless this
+# package of theirs is not installed.
+sys.modules.setdefault("openvino_telemetry", None)
+
 try:
     with _silence(), warnings.catch_warnings():
         import keras
