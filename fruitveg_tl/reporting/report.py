@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,14 +108,19 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
     parts = {"title": TITLE, "subtitle": about}
     for part, markdown in (("abstract", abstract), ("body", text)):
         parts[part] = pypandoc.convert_text(markdown, "typst", format=MARKDOWN, extra_args=extra)
+    _typeset(parts, figures, pdf)
+    return pdf, html
+
+
+def _typeset(parts: Mapping[str, str], folder: Path, pdf: Path) -> None:
+    """Set pages from `report.typ`, its «places» filled in; `folder` holds the figures."""
     content = (ASSETS / "report.typ").read_text()
     for part, value in parts.items():
         content = content.replace(f"«{part}»", value)
-    source = figures / "report.typ"
+    source = folder / "report.typ"
     source.write_text(content)
     with atomic_path(pdf) as temporary:
-        typst.compile(source, output=temporary, root=figures)
-    return pdf, html
+        typst.compile(source, output=temporary, root=folder)
 
 
 # A figure's alternative text is no caption: without `implicit_figures` it stays where it is.
