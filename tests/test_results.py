@@ -84,12 +84,12 @@ def test_marked_part_is_filled_and_the_rest_kept(tmp_path):
     make_run(tmp_path / "a")
     runs = results.read(tmp_path)
     text = "before\n<!-- results 5e7 -->\nold\n<!-- /results -->\nafter\n"
-    filled = tables.fill(text, runs)
+    filled = readme.fill(text, runs)
     assert "old" not in filled and "| VGG16 | 64 | linear probe |" in filled
     assert filled.startswith("before\n<!-- results 5e7 -->\n") and filled.endswith("\nafter\n")
-    assert tables.fill(filled, runs) == filled
+    assert readme.fill(filled, runs) == filled
     with pytest.raises(InputError, match="no finished run on images 07he7"):
-        tables.fill(text.replace("results 5e7", "results 07he7"), runs)
+        readme.fill(text.replace("results 5e7", "results 07he7"), runs)
 
 
 def test_markdown_has_one_line_per_row():

@@ -21,7 +21,7 @@ from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.inputs import Inputs
 from fruitveg_tl.models import backbones, weights
 from fruitveg_tl.predict import choose_run, predict
-from fruitveg_tl.reporting import tables
+from fruitveg_tl.reporting import readme, tables
 from fruitveg_tl.run import train_and_evaluate
 from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import InputError
@@ -275,7 +275,7 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
     assert "fine-tuned, train_images_per_class 2, probe_first False" in stages
     assert "fine-tuned, resplit 1, divide_by_255 True, views 0" in stages
     content = results.load(finished).provenance["dataset"]["sha256"]
-    filled = tables.fill(f"<!-- results {content} --><!-- /results -->", runs)
+    filled = readme.fill(f"<!-- results {content} --><!-- /results -->", runs)
     assert "train_images_per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
     assert (
         results.load(finished)

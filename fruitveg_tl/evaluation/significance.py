@@ -9,10 +9,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.evaluation.metrics import LEVEL
 from fruitveg_tl.results import Run
 
 RESAMPLES = 2000
-LEVEL = 0.05
 
 
 def correct_fraction(runs: Sequence[Run], stage: str) -> np.ndarray:

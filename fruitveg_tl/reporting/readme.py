@@ -1,6 +1,7 @@
 """READMEs that show what stored runs and executed notebooks say: marked parts are filled in."""
 
 import re
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -14,10 +15,11 @@ FILES = ("README.md", "data/results/README.md", "data/weights/README.md")
 
 
 def fill(text: str, runs: pd.DataFrame) -> str:
-    """Replace what stands between the marks of a README.
+    """Replace what stands between the marks of a README, `<!-- MARK … -->` and `<!-- /MARK -->`.
 
-    `<!-- cell NOTEBOOK TAG -->` … `<!-- /cell -->` is what the cell with this tag shows in the
-    executed notebook; the other marks are those of `tables.fill`.
+    `cell NOTEBOOK TAG` is what the cell with this tag shows in the executed notebook; `results
+    CONTENT` the table of all finished runs on the images whose hash begins so, ablations left out;
+    `bundled` the table of the bundled weights.
 
     Args:
         text: of the README.
@@ -26,23 +28,41 @@ def fill(text: str, runs: pd.DataFrame) -> str:
     Raises:
         InputError: if a marked cell or set of images is not there.
     """
-    text = re.sub(
-        r"(<!-- cell (\w+) ([\w-]+) -->).*?(<!-- /cell -->)",
-        lambda mark: f"{mark[1]}\n{_shown(mark[2], mark[3])}\n{mark[4]}",
+    contents = {
+        "cell": _cell,
+        "results": lambda content: _finished(runs, content),
+        "bundled": lambda: tables.markdown(tables.bundled_weights()),
+    }
+    return re.sub(
+        rf"(<!-- ({'|'.join(contents)})((?: [\w-]+)*) -->).*?(<!-- /\2 -->)",
+        lambda mark: f"{mark[1]}\n{contents[mark[2]](*mark[3].split())}\n{mark[4]}",
         text,
         flags=re.DOTALL,
     )
-    return tables.fill(text, runs)
 
 
-def _shown(notebook: str, tag: str) -> str:
-    """Return the Markdown that one tagged cell of an executed notebook shows."""
-    file = PATHS.notebooks / f"{notebook}.ipynb"
-    for cell in nbformat.read(file, 4).cells:
+def tagged_outputs(notebook: Path, tag: str) -> list[dict] | None:
+    """Return what the cell with this tag shows in an executed notebook, by MIME type.
+
+    None if no cell has the tag.
+    """
+    for cell in nbformat.read(notebook, 4).cells:
         if tag in cell.metadata.get("tags", ()):
-            return "\n\n".join(
-                output.data["text/markdown"].strip()
-                for output in cell.outputs
-                if "text/markdown" in output.get("data", {})
-            )
-    raise InputError(f"{file}: no cell has the tag {tag}")
+            return [output.get("data", {}) for output in cell.outputs]
+    return None
+
+
+def _cell(notebook: str, tag: str) -> str:
+    file = PATHS.notebooks / f"{notebook}.ipynb"
+    outputs = tagged_outputs(file, tag)
+    if outputs is None:
+        raise InputError(f"{file}: no cell has the tag {tag}")
+    shown = (data["text/markdown"].strip() for data in outputs if "text/markdown" in data)
+    return "\n\n".join(shown)
+
+
+def _finished(runs: pd.DataFrame, content: str) -> str:
+    chosen = runs[runs["content"].str.startswith(content) & (runs["ablation"] == "")]
+    if not len(chosen):
+        raise InputError(f"no finished run on images {content}; run it first, see README")
+    return tables.markdown(tables.evaluated_models(chosen).drop(columns="Dataset"))

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from nbconvert import MarkdownExporter
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, temporary_variable
 from fruitveg_tl.data import registry
+from fruitveg_tl.reporting.readme import tagged_outputs
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import atomic_path, write_json
@@ -141,17 +142,16 @@ def _markdown(notebook: Path, folder: Path) -> str:
 
 def _abstract(notebooks: Sequence[Path], folder: Path) -> str:
     """Return as Markdown what the cells tagged with one of `ABSTRACT` show, in that order."""
-    found = dict.fromkeys(ABSTRACT, "")
-    for notebook in notebooks:
-        for cell in nbformat.read(notebook, 4).cells:
-            for tag in set(cell.metadata.get("tags", ())) & set(ABSTRACT):
-                found[tag] = "\n\n".join(_shown(cell, folder / f"abstract-{tag}.png"))
-    return "\n\n".join(text for text in found.values() if text)
+    return "\n\n".join(
+        text
+        for tag in ABSTRACT
+        for notebook in notebooks
+        for text in _shown(tagged_outputs(notebook, tag) or (), folder / f"abstract-{tag}.png")
+    )
 
 
-def _shown(cell: nbformat.NotebookNode, figure: Path) -> Iterator[str]:
-    for output in cell.outputs:
-        data = output.get("data", {})
+def _shown(outputs: Iterable[dict], figure: Path) -> Iterator[str]:
+    for data in outputs:
         if "image/png" in data:
             figure.write_bytes(b64decode(data["image/png"]))
             yield f"![]({figure.name})"
@@ -216,13 +216,13 @@ def report(folder: Path, in_place: bool = False) -> list[Path]:
         raise InputError(f"{PATHS.notebooks}: no notebooks here; restore them with «git checkout»")
     study = chapters(PATHS.notebooks, None)
     about = "The study, from the notebooks as they are committed"
-    bound = [] if in_place else [*export(study, folder, "study", about)]
+    bound = () if in_place else export(study, folder, "study", about)
     executed = []
     for source in sources:
         print(f"{source.name} …", flush=True)
         executed.append(source if in_place else folder / source.name)
         execute(source, executed[-1])
     if in_place:
-        return [*export(study, folder, "study", about)]
+        return list(export(study, folder, "study", about))
     about = f"Computed on this machine, on {printable(dataset or 'the images of the study')}"
     return [*bound, *export(executed, folder, "live", f"{about}; commit {runtime.commit()}")]

@@ -11,7 +11,7 @@ from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import bundled_file, card, training_seconds, trainings
 from fruitveg_tl.results import Run
-from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.utils.errors import printable
 
 TRANSFER_PARTS = ("frozen", PROBE, FINETUNED)  # whose seconds are the training time
 SCORES = {
@@ -116,32 +116,6 @@ def markdown(table: pd.DataFrame) -> str:
     cells = [[escaped(text) for text in row] for row in table.astype(str).to_numpy()]
     lines = [[*map(escaped, table.columns)], ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def fill(text: str, runs: pd.DataFrame) -> str:
-    """Replace what stands between marks in a README.
-
-    `<!-- results CONTENT -->` is the table of all finished runs on the images whose hash begins
-    so, ablations left out; `<!-- bundled -->` that of `bundled_weights`.
-
-    Raises:
-        InputError: if a marked set has no finished run.
-    """
-
-    def block(match: re.Match) -> str:
-        chosen = runs[runs["content"].str.startswith(match[2]) & (runs["ablation"] == "")]
-        if not len(chosen):
-            raise InputError(f"no finished run on images {match[2]}; run it first, see README")
-        table = evaluated_models(chosen).drop(columns="Dataset")
-        return f"{match[1]}\n{markdown(table)}\n{match[3]}"
-
-    text = re.sub(r"(<!-- results (\w+) -->).*?(<!-- /results -->)", block, text, flags=re.DOTALL)
-    return re.sub(
-        "(<!-- bundled -->).*?(<!-- /bundled -->)",
-        lambda match: f"{match[1]}\n{markdown(bundled_weights())}\n{match[2]}",
-        text,
-        flags=re.DOTALL,
-    )
 
 
 def bundled_weights() -> pd.DataFrame:
