@@ -163,7 +163,7 @@ def _problem(setting: Field, value: Any) -> str | None:
 
 
 # The synthetic set is for seeing everything work, anywhere: small images, few epochs. Grocery's is
-# the study's recipe, fixed before a test image of its runs was looked at (data/tuning).
+# the study's recipe; README, Method, says what had been seen when it was chosen.
 PROFILES = {
     "synthetic": {"size": 64, "views": 1, "probe_epochs": 30, "finetune_epochs": 3},
     "grocery": {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 15},

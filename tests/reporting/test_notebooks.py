@@ -108,7 +108,7 @@ def test_numbers_are_those_of_the_results_files(file, monkeypatch):
             exec(cell.source, names)
             assert shown == markdown_outputs(cell)
             compared += len(shown)
-    assert compared >= 3
+    assert compared >= (3 if file.name.startswith("A") else 8)  # an appendix is shorter
 
 
 def test_all_run_on_any_images(miniature):

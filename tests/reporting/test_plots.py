@@ -53,6 +53,8 @@ def test_learning_curves_join_both_phases_and_mark_the_second():
     assert training.get_linestyle() != validation.get_linestyle()
     assert mark.get_xdata() == [3.5, 3.5]
     assert [text.get_text() for text in axis.texts] == ["linear probe", "fine-tuned"]
+    first, second = (text.get_position()[1] for text in axis.texts)
+    assert first < second  # side by side they may not fit
 
 
 def test_drawing_shows_what_is_trained():
