@@ -6,7 +6,7 @@ BIN    := .venv/bin
 KIND   := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 LOCK   := requirements/$(KIND).lock
 
-.PHONY: help setup run report notebooks test lint format lock platforms lab bench clean
+.PHONY: help setup run report notebooks test matrix lint format lock platforms lab bench clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -30,6 +30,9 @@ notebooks: setup ## execute them in place, on the images they name, for committi
 
 test: setup      ## run the tests
 	$(BIN)/python -m pytest
+
+matrix: setup    ## make the whole report on every kind of images that users bring, half an hour
+	$(BIN)/python -m pytest tests/matrix.py -rP --dist=load
 
 lint: setup      ## check style and formatting
 	$(BIN)/ruff check .

@@ -81,8 +81,13 @@ class RunConfig:
         0.4, float, "alpha of mixup after the probe (Zhang et al. 2018); 0 for none", least=0
     )
     patience: int = _setting(
-        12, int, "epochs without a lower validation loss before a phase stops", least=1
+        12, int, "epochs without a lower validation loss before the linear probe stops", least=1
     )
+    keep_lowest_loss: bool = _setting(
+        False, bool, "behind the probe, too, stop with patience and keep the epoch of the lowest "
+        "validation loss, and of fine-tuning only as much as lowers it (WiSE-FT, Wortsman et al. "
+        "2022)", OPTION,
+    )  # fmt: skip
     weight_decay: float | None = _setting(
         None, float, "of AdamW (Loshchilov & Hutter 2019; default: the backbone's)", least=0
     )

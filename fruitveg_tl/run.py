@@ -2,8 +2,8 @@
 
 The protocol is LP-FT (Kumar et al. 2022): a linear probe on the frozen backbone first, then
 fine-tuning from that head at a low rate, so that random gradients never reach pre-trained
-layers. BatchNorm stays in inference mode; early stopping and the choice of the best epoch look at
-the validation split alone; the test split is read once, when training is over.
+layers. BatchNorm stays in inference mode; whatever chooses an epoch looks at the validation split
+alone; the test split is read once, when training is over.
 """
 
 import shutil
@@ -182,9 +182,16 @@ def _train_tail(state: _State, stage: str, rate: float) -> None:
     config, tail, start = state.inputs.config, state.network.tail, state.network.tail.get_weights()
     views = [state.activations.plain, *state.activations.views]
     state.trainable.set_weights(start)
-    phase = Phase(stage, config.finetune_epochs, rate, config.mixup, config.patience)
-    _fit(state, state.trainable, views, phase)
-    if stage == FINETUNED:
+    # Mixup makes probabilities timid, which a loss punishes: its lowest comes before the network is
+    # at its best (data/tuning/kept.csv).
+    patience = config.patience if config.keep_lowest_loss else None
+    _fit(
+        state,
+        state.trainable,
+        views,
+        Phase(stage, config.finetune_epochs, rate, config.mixup, patience),
+    )
+    if stage == FINETUNED and config.keep_lowest_loss:
         state.trainable.compile(loss="categorical_crossentropy")
         state.interpolation = interpolate(state.trainable, start, state.evaluation("val"))
     tail.set_weights(state.trainable.get_weights())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fruitveg_tl import results
 from fruitveg_tl.config import FINETUNED, PATHS, RunConfig
 from fruitveg_tl.data import registry
-from fruitveg_tl.data.folders import JUNK, SPLIT_FOLDERS
+from fruitveg_tl.data.folders import JUNK, SPLIT_WORDS
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.reporting import notebook, plots, style, tables
 from fruitveg_tl.reporting.report import MARKDOWN
@@ -54,7 +54,7 @@ ANY = st.text(
 
 
 def usable(name: str) -> bool:
-    folder = name.lower() in JUNK | SPLIT_FOLDERS.keys() or name.startswith(".")
+    folder = name.lower() in JUNK | SPLIT_WORDS.keys() or name.startswith(".")
     return not folder and len(name.encode()) < 200 and unicodedata.is_normalized("NFC", name)
 
 

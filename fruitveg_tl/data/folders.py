@@ -1,5 +1,6 @@
 """Images in class folders, with or without folders for the splits."""
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ from fruitveg_tl.data.dataset import Item
 from fruitveg_tl.data.images import IMAGE_SUFFIXES
 from fruitveg_tl.utils.errors import InputError, printable
 
-# The Kaggle set says "validation"; others say "val", "valid" or "Training".
-SPLIT_FOLDERS = {
+# The Kaggle set says "validation"; others say "val", "Training" or "seg_train".
+SPLIT_WORDS = {
     folder: split
     for split, folders in {
         "train": ("train", "training"),
@@ -35,7 +36,8 @@ def from_folders(root: Path, resplit: bool = False) -> Iterator[Item]:
     Args:
         root: holds train, validation and test folders of class folders, or class folders alone
             (then split 70/10/20, stratified and seeded). Other common names of the splits will do,
-            in any case; what is hidden, and what systems leave behind (`JUNK`), is passed over.
+            in any case, also as one of a name's words. What is hidden, and what systems leave
+            behind (`JUNK`), is passed over.
         resplit: the images will be dealt anew, so that splits may be missing.
 
     Raises:
@@ -58,11 +60,7 @@ def from_folders(root: Path, resplit: bool = False) -> Iterator[Item]:
                 yield path, label, split
         return
     for folder in folders:
-        if _split_folders(folder, _folders(folder)):
-            raise InputError(
-                f"{printable(folder)}: it holds split folders, so it is a data set, not a class; "
-                "give its own path"
-            )
+        _refuse_data_sets(folder)
     images = list(_labelled(root))
     if resplit:
         yield from ((path, label, "train") for path, label in images)
@@ -72,24 +70,42 @@ def from_folders(root: Path, resplit: bool = False) -> Iterator[Item]:
 
 def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     """Return the folder of each split; empty if these are class folders."""
-    found = [(SPLIT_FOLDERS[name], x) for x in folders if (name := x.name.lower()) in SPLIT_FOLDERS]
-    splits = dict(found)
+    found = [(x, split) for x in folders if (split := SPLIT_WORDS.get(x.name.lower()))]
+    if not found:  # "seg_train" and "test set" are splits only where no folder is anything else
+        worded = [(x, split) for x in folders if (split := _split_among_words(x.name))]
+        found = worded if len(worded) == len(folders) > 1 else []
+    splits = {split: folder for folder, split in found}
     # A class may be called "Test"; one of two splits at least is train.
     if "train" not in splits and len(splits) < 2:
         return {}
-    named = [folder for _, folder in found]
-    if twice := [folder for split, folder in found if splits[split] != folder]:
-        names = ", ".join(printable(folder.name) for folder in twice)
-        raise InputError(
-            f"{printable(root)}: {names}: another folder of that split lies there; keep one"
-        )
-    if strange := [folder for folder in folders if folder not in named]:
+    if twice := [(x, splits[split]) for x, split in found if splits[split] != x]:
+        names = "; ".join(f"{printable(a.name)} and {printable(b.name)}" for a, b in twice)
+        raise InputError(f"{printable(root)}: {names}: two folders of one split; keep one")
+    if strange := [folder for folder in folders if folder not in splits.values()]:
         names = ", ".join(printable(folder.name) for folder in strange)
         raise InputError(
             f"{printable(root)}: beside the splits, what is {names}? Move it elsewhere"
         )
     _refuse_images(root)
     return splits
+
+
+def _split_among_words(name: str) -> str | None:
+    """Return the split that a name of several words names, e.g. "test" for "Test_images"."""
+    words = re.split(r"[^a-z]+", name.lower())
+    named = {split for word in words if (split := SPLIT_WORDS.get(word.removesuffix("set")))}
+    return named.pop() if len(named) == 1 else None
+
+
+def _refuse_data_sets(folder: Path) -> None:
+    """Refuse folders of splits where a class folder is expected, at any depth."""
+    inner = [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir())]
+    for path in inner:
+        if not _is_junk(path.name) and _split_folders(path, _folders(path)):
+            raise InputError(
+                f"{printable(path)}: it holds split folders, so it is a data set, not a class; "
+                "give its own path"
+            )
 
 
 def _stratified(root: Path, images: list[tuple[Path, str]]) -> Iterator[Item]:

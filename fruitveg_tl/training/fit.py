@@ -96,20 +96,21 @@ class Phase:
         epochs: the most epochs.
         rate: the highest learning rate.
         mixup: see `Batches`.
-        patience: stop after this many epochs without a lower validation loss, and keep the best
-            epoch.
+        patience: stop after this many epochs without a lower validation loss, and keep the epoch
+            where it is lowest; None to train all epochs and keep the last.
     """
 
     stage: str
     epochs: int
     rate: float
     mixup: float
-    patience: int
+    patience: int | None
 
     def is_over(self, history: Sequence[dict[str, float]]) -> bool:
         """Tell whether no epoch is left, or patience is at an end."""
         waited = len(history) - 1 - best_epoch(history)
-        return len(history) >= self.epochs or waited >= self.patience
+        impatient = self.patience is not None and waited >= self.patience
+        return len(history) >= self.epochs or impatient
 
 
 def fit_resumable(
@@ -119,7 +120,7 @@ def fit_resumable(
     phase: Phase,
     folder: Path,
 ) -> list[dict[str, float]]:
-    """Train with early stopping on the validation loss and restore the best epoch.
+    """Train a model, and leave it with the weights of the epoch that the phase keeps.
 
     After every epoch weights, optimizer state, best weights and history are stored in one atomic
     step, so that a killed run goes on from there with the same result as an undisturbed one.
@@ -151,7 +152,8 @@ def fit_resumable(
                     break
                 history.append(record | {"epoch": len(history)})
                 _store_state(model, history, state)
-    model.load_weights(state / "best.weights.h5")
+    kept = "last" if phase.patience is None else "best"
+    model.load_weights(state / f"{kept}.weights.h5")
     return history
 
 
@@ -176,7 +178,7 @@ def _say_diverged(what: str, epoch: int) -> None:
     problem = f"{what}: the loss is not a finite number in epoch {epoch}"
     if epoch == 0:
         raise InputError(f"{problem}; lower the learning rate or check the weights")
-    print(f"WARNING: {problem}; the best epoch before it is kept", file=sys.stderr)
+    print(f"WARNING: {problem}; what came before is kept", file=sys.stderr)
 
 
 def interpolate(

@@ -167,7 +167,7 @@ def test_kaggle_layout(images):
         (lambda root: shutil.rmtree(root / "validation"), "no folder for val beside test, train"),
         (lambda root: shutil.rmtree(root / "test"), "no folder for test.*--resplit"),
         (lambda root: (root / "more").mkdir(), "beside the splits, what is more"),
-        (lambda root: (root / "Valid").mkdir(), "Valid: another folder of that split"),
+        (lambda root: (root / "Valid").mkdir(), "Valid and validation: two folders of one split"),
         (lambda root: save_image(root / "test" / "x.jpg", 0, 0), "x.jpg: it lies beside folders"),
         (lambda root: save_image(root / "x.JPEG", 0, 0), "x.JPEG: it lies beside folders"),
         (lambda root: (root / "test" / "apple" / "note.txt").write_text("hi"), "note.txt"),
@@ -180,9 +180,18 @@ def test_what_is_wrong_in_a_folder_is_named(images, change, named):
         load(str(images))
 
 
-def test_split_folders_go_by_other_names_in_any_case(images):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Training", "DEV", "Test"),
+        ("seg_train", "seg_dev", "seg_test"),
+        ("1 trainset", "2-val", "3test"),
+    ],
+    ids=lambda names: names[0],
+)
+def test_split_folders_go_by_other_names_in_any_case(images, names):
     before = load(str(images)).digest
-    for old, new in (("train", "Training"), ("validation", "DEV"), ("test", "Test")):
+    for old, new in zip(("train", "validation", "test"), names, strict=True):
         (images / old).rename(images / new)
     assert load(str(images)).digest == before
 
@@ -190,11 +199,16 @@ def test_split_folders_go_by_other_names_in_any_case(images):
 def test_a_class_may_be_called_test(images):
     (images / "train" / "apple").rename(images / "train" / "test")
     assert load(str(images / "train")).classes == ("banana", "cherry", "test")
+    (images / "train" / "banana").rename(images / "train" / "train station")
+    assert load(str(images / "train")).classes == ("cherry", "test", "train station")
 
 
-def test_a_folder_of_data_sets_is_refused(images):
-    with pytest.raises(InputError, match=r"holds split folders.*give its own path"):
-        load(str(images.parent))
+@pytest.mark.parametrize("inner", ["images", "archive/images"])
+def test_a_folder_of_data_sets_is_refused(images, tmp_path, inner):
+    (tmp_path / "outer" / inner).parent.mkdir(parents=True)
+    images.rename(tmp_path / "outer" / inner)
+    with pytest.raises(InputError, match=r"images: it holds split folders.*give its own path"):
+        load(str(tmp_path / "outer"))
 
 
 def test_hidden_and_system_folders_are_passed_over_at_any_depth(images):
