@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
-        default=config.variable("DATASET") or "synthetic",
+        default=config.variable("DATASET") or config.SYNTHETIC,
         help="synthetic, grocery, grocery-all, fruits-veges, or a folder of class folders "
         "(default: FRUITVEG_DATASET, else synthetic)",
     )

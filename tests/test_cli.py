@@ -113,7 +113,7 @@ def test_help_names_defaults_choices_and_backbones(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for expected in (
         "any of vgg16, resnet50, mobilenetv2",
-        "side of the images in pixels (default: 224; synthetic: 64)",
+        "side of the images in pixels (default: 224; synthetic: 96)",
         "{transfer,scratch}",
         "--no-probe-first",
         "ablations, which every table names",

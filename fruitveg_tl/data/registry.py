@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fruitveg_tl import config
-from fruitveg_tl.config import PATHS, SPLITS
+from fruitveg_tl.config import PATHS, SPLITS, SYNTHETIC
 from fruitveg_tl.data import grocery, kaggle, resplit, synthetic
 from fruitveg_tl.data.dataset import Dataset, Item, index
 from fruitveg_tl.data.folders import from_folders
@@ -32,7 +32,7 @@ def load(
     Raises:
         InputError: naming the file, folder, class or name that cannot be used.
     """
-    if data and (name == "synthetic" or name not in DATASETS):
+    if data and (name == SYNTHETIC or name not in DATASETS):
         raise InputError(
             f"--data {data}: {name} needs no copy; name the set that this is a copy of by "
             f"--dataset, or give the folder itself: --dataset {data}"
@@ -60,7 +60,7 @@ def load(
 
 
 def _synthetic(data: Path | None, label_level: str, partial: bool) -> tuple[Path, Iterator[Item]]:
-    root = synthetic.generate(PATHS.data / "synthetic")
+    root = synthetic.generate(PATHS.data / SYNTHETIC)
     return root, from_folders(root)
 
 
@@ -88,7 +88,7 @@ def _grocery_all(data: Path | None, label_level: str, partial: bool) -> tuple[Pa
 
 GROCERY = ("grocery", "grocery-all")
 DATASETS: dict[str, Callable[[Path | None, str, bool], tuple[Path, Iterator[Item]]]] = {
-    "synthetic": _synthetic,
+    SYNTHETIC: _synthetic,
     "grocery": _grocery,
     "grocery-all": _grocery_all,
     "fruits-veges": _fruits_veges,

@@ -10,6 +10,7 @@ from scipy import stats
 from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH
 from fruitveg_tl.evaluation import metrics, significance
 from fruitveg_tl.results import Run
+from fruitveg_tl.utils.markdown import listed
 
 CONFIRMED, QUALIFIED, REFUTED, NOT_MEASURED = "confirmed", "qualified", "refuted", "not measured"
 
@@ -219,11 +220,10 @@ def about_model(runs: Sequence[Run]) -> str:
         for run in runs
     )
     f1 = f1.groupby(level=0).mean().sort_values()
-    best, worst = (", ".join(f"{n} ({v:.2f})" for n, v in s.items()) for s in (f1[:-4:-1], f1[:3]))
     return (
         f"**{runs[0].backbone_name}**: accuracy {mean['accuracy']:.3f}, loss {mean['loss']:.3f}, "
         f"precision {mean['precision_macro']:.3f}, recall {mean['recall_macro']:.3f}, F1 "
         f"{mean['f1_macro']:.3f}. Frozen, it is correct on {frozen:.1%} of the images; unfreezing "
         f"changes that by {100 * (mean['accuracy'] - frozen):+.1f} points. Best told apart: "
-        f"{best}; worst: {worst} (F1)."
+        f"{listed(f1[:-4:-1])}; worst: {listed(f1[:3])} (F1)."
     )

@@ -16,9 +16,10 @@ from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import BUNDLED, MAKESHIFT, RANDOM, card, training_seconds
-from fruitveg_tl.reporting import style, tables
+from fruitveg_tl.reporting import style
 from fruitveg_tl.results import MODEL, Run
 from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.utils.markdown import escaped
 
 RUNS = "application/vnd.fruitveg-tl.runs+json"  # type of an output that no reader is shown
 
@@ -162,4 +163,4 @@ def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
 
 
 def _as_text(value: object) -> object:
-    return tables.escaped(value) if isinstance(value, str) else value
+    return escaped(value) if isinstance(value, str) else value

@@ -188,9 +188,11 @@ def chapters(folder: Path, dataset: str | None) -> list[Path]:
         folder: that holds them.
         dataset: images that they are executed on; None for those that each names itself. An
             appendix that carries another data set's name answers questions that these images
-            cannot, and is left out.
+            cannot, and is left out; so are all of them where the images are generated.
     """
-    files = sorted(folder.glob("[0-9]*.ipynb")) + sorted(folder.glob("A[0-9]*.ipynb"))
+    files = sorted(folder.glob("[0-9]*.ipynb"))
+    if dataset != config.SYNTHETIC:
+        files += sorted(folder.glob("A[0-9]*.ipynb"))
     about = {file: file.stem.split("_", 1)[-1] for file in files}
     return [f for f in files if about[f] not in registry.DATASETS or dataset in (None, about[f])]
 

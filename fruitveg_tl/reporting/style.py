@@ -50,9 +50,9 @@ def save_figure(figure: Figure, name: str) -> Path:
     figure.savefig(drawn, dpi=DPI, bbox_inches="tight")
     image = Image.open(drawn).convert("RGB")
     if photographic:
-        image.save(file, quality=85, subsampling=0, optimize=True)
+        image.save(file, quality=85, subsampling=0, optimize=True, dpi=(DPI, DPI))
     else:
-        image.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+        image.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True, dpi=(DPI, DPI))
     return file
 
 

