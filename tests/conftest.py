@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import settings
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from fruitveg_tl.config import PATHS, RunConfig
 from fruitveg_tl.run import train_and_evaluate
@@ -127,6 +128,31 @@ def finished(home: Path, quick: RunConfig, finished_once: Path) -> Path:
     settings = json.loads((folder / "config.json").read_text()) | {"dataset": quick.dataset}
     write_json(folder / "config.json", settings)
     return folder
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """Chromium, if there is one."""
+    chromium = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no Chromium here; «apt-get install chromium», or set CHROMIUM_PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def assert_fits_screens(browser: Browser, page: Path) -> None:
+    """A page is as wide as a desk's screen and a telephone's, and shows all its images."""
+    for width in (1280, 400):
+        view = browser.new_page(viewport={"width": width, "height": 900})
+        view.on("dialog", lambda dialog: pytest.fail("a name has run as code"))
+        view.goto(page.as_uri())
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        broken = "[...document.images].filter(image => !image.naturalWidth).length"
+        assert view.evaluate(broken) == 0
+        if folder := os.environ.get("SCREENSHOTS"):
+            view.screenshot(path=Path(folder) / f"{page.stem}-{width}.png")
 
 
 @pytest.fixture

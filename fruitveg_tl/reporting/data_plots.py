@@ -11,6 +11,8 @@ from fruitveg_tl.config import SPLITS
 from fruitveg_tl.reporting.style import COLOURS, STYLES, WIDTH, drawable, new_figure, tick
 from fruitveg_tl.utils.backend import keras
 
+LARGEST = 1.2  # inches: side of an image in a grid
+
 
 def contact_sheet(
     pixels: np.ndarray, labels: Sequence[str], columns: int = 6, blocks: int = 2
@@ -26,8 +28,8 @@ def contact_sheet(
     names = np.asarray(labels)
     classes = sorted(set(names))
     rows = -(-len(classes) // blocks)
-    width = blocks * columns * 0.62 + 0.3
-    figure = Figure(figsize=(width, rows * 0.82), layout="constrained")
+    width = blocks * columns * 0.54 + 0.3
+    figure = Figure(figsize=(width, rows * 0.74), layout="constrained")
     axes = figure.subplots(rows, blocks, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -64,16 +66,17 @@ def distributions(values: pd.DataFrame, splits: pd.Series) -> Figure:
         values: one row per image, e.g. from `audit.quality`.
         splits: "train", "val" or "test" of each.
     """
-    rows = -(-values.shape[1] // 2)
-    figure, axes = new_figure(2.1 * rows, rows, 2)
-    for axis, name in zip(axes.flat, values, strict=False):
+    figure, axes = new_figure(1.9, 1, values.shape[1])
+    for axis, name in zip(axes[0], values, strict=True):
         for split, colour, style in zip(SPLITS, COLOURS, STYLES, strict=False):
             sns.kdeplot(
                 values.loc[(splits == split).to_numpy(), name],
                 ax=axis, color=colour, linestyle=style, label=split, cut=0, warn_singular=False,
             )  # fmt: skip
-        axis.set(ylabel="density", yticks=[])
-    axes.flat[0].legend(frameon=False)
+        axis.set(ylabel="", yticks=[])
+        axis.tick_params(labelsize=7)
+    axes[0, 0].set_ylabel("density")
+    axes[0, 0].legend(frameon=False, fontsize=7)
     sns.despine(figure)
     return figure
 
@@ -89,9 +92,10 @@ def image_grid(
         columns: how many beside each other.
         scale: size of the titles.
     """
-    rows = max(1, -(-len(images) // columns))
-    figure, axes = new_figure(rows * (WIDTH / columns + 0.2), rows, columns)
+    rows, side = max(1, -(-len(images) // columns)), min(WIDTH / columns, LARGEST)
+    figure = Figure(figsize=(side * columns, rows * (side + 0.2)), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.01, w_pad=0.01, hspace=0, wspace=0)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, title in zip(axes.flat, images, titles, strict=False):

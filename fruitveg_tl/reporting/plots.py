@@ -33,7 +33,7 @@ def frozen_and_trained(network: Network) -> Figure:
     counts = [layer.count_params() for layer in layers]
     frozen = [not layer.trainable_variables for layer in layers]
     boundary = {layer.name for layer in network.prefix.layers}
-    figure, axes = new_figure(2.2)
+    figure, axes = new_figure(1.7)
     axis = axes[0, 0]
     colours = ["0.75" if still else COLOURS[0] for still in frozen]
     axis.bar(range(len(layers)), counts, color=colours, width=1, edgecolor="white", linewidth=0.3)
@@ -43,6 +43,7 @@ def frozen_and_trained(network: Network) -> Figure:
         yscale="log", xlabel="layers with parameters, input to output", ylabel="parameters",
         xlim=(-1, len(layers)),
     )  # fmt: skip
+    axis.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
     axis.text(cut, 1, "frozen ", ha="right", va="bottom", transform=axis.get_xaxis_transform())
     axis.text(cut, 1, " fine-tuned", ha="left", va="bottom", transform=axis.get_xaxis_transform())
     sns.despine(figure)
@@ -57,7 +58,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     """
     epochs = np.arange(1, len(history) + 1)
     starts = np.flatnonzero(history["epoch"] == 0)
-    figure, axes = new_figure(2.6, 1, 2)
+    figure, axes = new_figure(2.3, 1, 2)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         axis.plot(epochs, history[name], STYLES[1], color=COLOURS[1], label="training")
         axis.plot(epochs, history[f"val_{name}"], STYLES[0], color=COLOURS[0], label="validation")
@@ -82,7 +83,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         counts: from `metrics.confusion`.
         classes: names of rows and columns.
     """
-    side = max(4.0, min(7.0, 0.25 * len(classes) + 1.2))
+    side = max(3.6, min(6.8, 0.21 * len(classes) + 1.2))
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
     fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -105,7 +106,7 @@ def scores(intervals: pd.DataFrame) -> Figure:
         intervals: one row per network and score: name, score, value, low, high.
     """
     names, scores_shown = intervals["name"].unique(), intervals["score"].unique()
-    figure, axes = new_figure(0.38 * len(names) + 1, 1, len(scores_shown), sharey=True)
+    figure, axes = new_figure(0.3 * len(names) + 0.8, 1, len(scores_shown), sharey=True)
     for axis, score in zip(axes[0], scores_shown, strict=True):
         part = intervals[intervals["score"] == score]
         for row, (_, entry) in enumerate(part.iterrows()):
@@ -197,7 +198,7 @@ def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
         table: one row per model: name, accuracy and the columns below.
         columns: column of `table` to axis label.
     """
-    figure, axes = new_figure(2.4 * -(-len(columns) // 3), -(-len(columns) // 3), 3, sharey=True)
+    figure, axes = new_figure(2.0 * -(-len(columns) // 3), -(-len(columns) // 3), 3, sharey=True)
     for axis in axes.flat[len(columns) :]:
         axis.set_axis_off()
     for axis, (column, label) in zip(axes.flat, columns.items(), strict=False):

@@ -24,7 +24,7 @@ COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP"
 STYLES = ("-", "--", ":", "-.")
 LONGEST = 28  # characters of a name at an axis
-WIDTH = 7.5  # inches: the text width of an A4 page
+WIDTH = 6.8  # inches: the text width of the report
 # Matplotlib's own font first, then what a system may have for other scripts.
 FONTS = (
     "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Thai", "Noto Sans Devanagari",

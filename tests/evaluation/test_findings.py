@@ -9,7 +9,7 @@ from fruitveg_tl.evaluation import findings, metrics
 from fruitveg_tl.evaluation.findings import CONFIRMED, NOT_MEASURED, QUALIFIED, REFUTED
 
 
-def run(val_accuracy=(), val_loss=(), **others):
+def run(val_accuracy=(), val_loss=(), frozen=0, **others):
     """Return what the findings read of a run."""
     history = {"stage": [FINETUNED] * max(len(val_accuracy), len(val_loss))}
     if val_accuracy:
@@ -18,7 +18,7 @@ def run(val_accuracy=(), val_loss=(), **others):
         history["val_loss"] = list(val_loss)
     scores = {PROBE: {"accuracy": 0.5, "loss": 1.0}, FINETUNED: {"accuracy": 0.6, "loss": 0.9}}
     provenance = {
-        "seconds": {SCRATCH: 9},
+        "seconds": {FINETUNED: 9, SCRATCH: 9, "frozen": frozen},
         "dataset": {"images": {"train": 7}},
     }
     return SimpleNamespace(
@@ -32,11 +32,16 @@ def run(val_accuracy=(), val_loss=(), **others):
 
 @pytest.mark.parametrize(
     ("transfer", "verdict"),
-    [((0.1, 0.6, 0.6, 0.6), CONFIRMED), ((0.1, 0.2, 0.6, 0.6), REFUTED), ((0.1, 0.2), REFUTED)],
+    [
+        (run((0.1, 0.6, 0.6, 0.6)), CONFIRMED),
+        (run((0.1, 0.2, 0.6, 0.6)), REFUTED),
+        (run((0.1, 0.6, 0.6, 0.6), frozen=5), REFUTED),
+        (run((0.1, 0.2)), REFUTED),
+    ],
 )
-def test_training_is_shorter_if_transfer_is_ahead_in_the_first_half(transfer, verdict):
+def test_training_is_shorter_if_transfer_is_ahead_in_half_the_time(transfer, verdict):
     scratch = run((0.2, 0.3, 0.4, 0.5))
-    assert findings.training_is_shorter(run(transfer), scratch).verdict == verdict
+    assert findings.training_is_shorter(transfer, scratch).verdict == verdict
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,17 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import CLASSES, PROJECT, command, process_environment
-from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
 from fruitveg_tl.reporting import notebook as shared
@@ -133,15 +132,11 @@ def test_all_run_on_any_images(miniature):
     assert sum(len(page.images) for page in pages) >= len(figures)
 
 
-def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path):
+def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path, browser):
     """Open it in a browser, choose Run All, wait for the last cell."""
-    chromium = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium")
-    if not chromium:
-        pytest.skip("no Chromium here; «apt-get install chromium», or set CHROMIUM_PATH")
     home, environment = miniature
     file = home / "notebooks" / "05_comparison.ipynb"
-    with jupyterlab(home, environment) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with jupyterlab(home, environment) as address:
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(f"{address}/lab/tree/{file.name}?token=test", timeout=60_000)
         page.wait_for_selector("text=Python 3", timeout=120_000)  # the kernel has been found
@@ -155,8 +150,7 @@ def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path):
             failed = [output for output in outputs if output.output_type == "error"]
             if failed or (all(cell.execution_count for cell in cells) and cells[-1].outputs):
                 break
-        page.screenshot(path=os.environ.get("JUPYTERLAB_SCREENSHOT", tmp_path / "lab.png"))
-        browser.close()
+        page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "lab.png")
     assert not failed
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert "images" in str(outputs)

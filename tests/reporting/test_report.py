@@ -1,5 +1,6 @@
 import nbformat
 import pytest
+from conftest import assert_fits_screens
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pypdf import PdfReader
 
@@ -62,6 +63,18 @@ def test_chapters_are_executed_and_bound(chapters, tmp_path):
     assert 'src="http' not in content
 
 
+def test_the_page_fits_a_screen_however_wide_its_tables(tmp_path, browser):
+    wide = "| " + " | ".join(f"column number {n}" for n in range(30)) + " |"
+    lines = ["# Chapter", "a_very_long_name_" * 20, wide, "|---" * 30 + "|", wide]
+    chapter = write(tmp_path / "01_wide.ipynb", new_markdown_cell("\n\n".join(lines[:2])))
+    notebook = nbformat.read(chapter, 4)
+    notebook.cells += [new_markdown_cell("\n".join(lines[2:])), new_code_cell(FIGURE)]
+    nbformat.write(notebook, chapter)
+    report.execute(chapter, chapter)
+    _, page = report.export([chapter], tmp_path / "out", "study", "As committed")
+    assert_fits_screens(browser, page)
+
+
 def test_a_failing_cell_is_named_and_nothing_is_overwritten(tmp_path):
     source = write(tmp_path / "01_bad.ipynb", new_code_cell("1 / 0"))
     before = source.read_bytes()
@@ -76,7 +89,8 @@ def test_an_appendix_about_one_set_of_images_is_left_out_for_others(tmp_path):
         (tmp_path / name).touch()
     everything = [tmp_path / name for name in names]
     assert report.chapters(tmp_path, None) == report.chapters(tmp_path, "grocery") == everything
-    assert report.chapters(tmp_path, "synthetic") == everything[:-1]
+    assert report.chapters(tmp_path, "mine") == everything[:-1]
+    assert report.chapters(tmp_path, "synthetic") == everything[:2]
 
 
 def test_without_notebooks_it_says_so(tmp_path, monkeypatch):
