@@ -132,6 +132,12 @@ class Run:
         return self.backbone_name + makeshift
 
     @property
+    def training_seconds(self) -> float:
+        """Seconds of the frozen part and of all phases of training."""
+        spent = self.provenance["seconds"]
+        return spent["frozen"] + sum(spent[stage] for stage in self.scores)
+
+    @property
     def classes(self) -> list[str]:
         """All labels, sorted: the columns of the probabilities."""
         return self.provenance["dataset"]["classes"]

@@ -55,7 +55,9 @@ def test_results_hold_together(finished, quick):
     )
     for name in ("finetune_rate", "weight_decay"):
         assert settings[name] == getattr(vgg16, name)
-    assert {"frozen", "linear probe", "fine-tuned"} <= set(provenance["seconds"])
+    parts = ("frozen", "linear probe", "fine-tuned")
+    spent = sum(provenance["seconds"][part] for part in parts)
+    assert results.load(finished).training_seconds == pytest.approx(spent) > 0
 
 
 def test_saved_network_gives_the_stored_probabilities_from_raw_images(home, quick):

@@ -37,10 +37,6 @@ class Finding:
     value: str = ""
     verdict: str = NOT_MEASURED
 
-    def not_measured(self) -> "Finding":
-        """Return the claim alone, for where its evidence is none."""
-        return Finding(self.claim, self.rule)
-
     def __str__(self) -> str:
         return f"{self.value} **{self.verdict.capitalize()} here** ({self.rule}).".strip()
 

@@ -46,7 +46,7 @@ def class_balance(index: pd.DataFrame) -> Figure:
         index: of a `Dataset`.
     """
     counts = index.groupby(["label", "split"]).size().unstack(fill_value=0)
-    figure, axes = new_figure(0.17 * len(counts) + 1, 1, 3, sharey=True)
+    figure, axes = new_figure(0.145 * len(counts) + 0.8, 1, 3, sharey=True)
     for axis, split, colour in zip(axes[0], SPLITS, COLOURS, strict=False):
         bars = axis.barh(range(len(counts)), counts[split], color=colour)
         axis.set_yticks(range(len(counts)), [tick(name) for name in counts.index])

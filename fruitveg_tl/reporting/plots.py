@@ -83,7 +83,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         counts: from `metrics.confusion`.
         classes: names of rows and columns.
     """
-    side = max(3.6, min(6.8, 0.21 * len(classes) + 1.2))
+    side = max(3.6, min(6.8, 0.19 * len(classes) + 1.1))
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
     fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -177,13 +177,13 @@ def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     frame = pd.DataFrame({name: table["f1"] for name, table in tables.items()})
     frame = frame.loc[frame.mean(axis=1).sort_values().index]
-    figure, axes = new_figure(0.18 * len(frame) + 1)
+    figure, axes = new_figure(0.155 * len(frame) + 0.8)
     axis, places = axes[0, 0], range(len(frame))
     for name, colour, marker in zip(frame, COLOURS, MARKERS, strict=False):
         axis.plot(frame[name], places, marker, color=colour, label=wrapped([name])[0])
     axis.set(xlabel="F1", xlim=(-0.03, 1.03))
     axis.set_yticks(places, [tick(name) for name in frame.index])
-    axis.tick_params(labelsize=8)
+    axis.tick_params(labelsize=7.5)
     axis.margins(y=0.02)
     axis.grid(axis="y", color="0.9")
     axis.legend(frameon=False, loc="lower right")

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import typst
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
 
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, temporary_variable
@@ -31,6 +32,7 @@ from fruitveg_tl.utils.storage import atomic_path, write_json
 TITLE = "Transfer learning on images of fruit and vegetables"
 ASSETS = Path(__file__).with_name("assets")
 ABSTRACT = ("answer", "models", "scores")  # tags of the cells whose output opens a report
+REPEATED = "repeated"  # tag of the cells that say in every notebook what the first has said
 
 
 def execute(source: Path, target: Path) -> None:
@@ -74,7 +76,8 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
 
     Args:
         notebooks: executed; each begins with a first-level heading, its title. What cells tagged
-            with one of `ABSTRACT` show stands on the first page.
+            with one of `ABSTRACT` show stands on the first page; those tagged `REPEATED` are bound
+            from the first notebook alone.
         folder: where `NAME.pdf` and `NAME.html` are stored, and their figures.
         name: of the files, without ending.
         about: a line below the title.
@@ -84,7 +87,10 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
     """
     figures = folder / name
     figures.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join(_markdown(notebook, figures) for notebook in notebooks)
+    text = "\n\n".join(
+        _markdown(notebook, figures, {REPEATED} if number else set())
+        for number, notebook in enumerate(notebooks)
+    )
     abstract = _abstract(notebooks, figures)
     html, pdf = folder / f"{name}.html", folder / f"{name}.pdf"
     extra = [f"--resource-path={figures}", f"--metadata=title:{TITLE}"]
@@ -129,8 +135,13 @@ def _typeset(parts: Mapping[str, str], folder: Path, pdf: Path) -> None:
 MARKDOWN = "markdown-implicit_figures-raw_html-smart+tex_math_dollars"
 
 
-def _markdown(notebook: Path, folder: Path) -> str:
+def _markdown(notebook: Path, folder: Path, left_out: Set[str]) -> str:
+    """Return a notebook without code and without the cells of some tags; store its figures."""
     exporter = MarkdownExporter(exclude_input=True)
+    removal = TagRemovePreprocessor(
+        enabled=True, remove_cell_tags=left_out, remove_all_outputs_tags={"runs"}
+    )
+    exporter.register_preprocessor(removal)
     resources = {"unique_key": notebook.stem, "output_files_dir": notebook.stem}
     text, resources = exporter.from_filename(str(notebook), resources=resources)
     for name, content in resources["outputs"].items():

@@ -12,7 +12,6 @@ from fruitveg_tl.models.weights import bundled_file, card, training_seconds, tra
 from fruitveg_tl.results import Run
 from fruitveg_tl.utils.markdown import escaped
 
-TRANSFER_PARTS = ("frozen", PROBE, FINETUNED)  # whose seconds are the training time
 SCORES = {
     "Accuracy": "accuracy",
     "Loss": "loss",
@@ -68,7 +67,7 @@ def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """
     rows = []
     for name, runs in every.items():
-        seconds = [sum(r.provenance["seconds"][s] for s in TRANSFER_PARTS) for r in runs]
+        seconds = [run.training_seconds for run in runs]
         probe = pd.Series([run.scores[PROBE]["accuracy"] for run in runs])
         trained = runs[0].provenance["trained_parameters"][FINETUNED]
         rows.append(

@@ -141,4 +141,3 @@ def test_what_is_not_measured_says_its_rule_and_no_value():
         "between 0.500 and 0.530. A part of that may be their source weights', which were converted"
     )
     assert f"{told} in different ways. **Confirmed here** (accuracies differ by" in str(measured)
-    assert measured.not_measured().verdict == NOT_MEASURED
