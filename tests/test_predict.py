@@ -79,6 +79,7 @@ def test_the_good_are_answered_the_bad_named_and_all_is_written(
     assert rows["predicted"].tolist() == best.tolist()
 
 
+@pytest.mark.filterwarnings("error:The structure of")  # Keras': given another than it was built for
 def test_the_page_shows_every_image_surest_first(trained, mine, tmp_path):
     save_image(mine / "<img src=x onerror=alert(1)>.jpg", 2, 9)
     page = tmp_path / "page.html"

@@ -25,7 +25,7 @@ def gradcam(
         float32 (n, size, size) in 0..1, 1 at each image's strongest place; all zero where
         nothing speaks for the class.
     """
-    reader = keras.Model(model.inputs, model.get_layer(backbone.last_conv).output)
+    reader = keras.Model(model.input, model.get_layer(backbone.last_conv).output)
     features = keras.ops.convert_to_numpy(reader.predict_on_batch(pixels.astype(np.float32)))
     kernel = keras.ops.convert_to_numpy(model.get_layer("head").kernel)
     maps = np.maximum(np.einsum("nhwc,cn->nhw", features, kernel[:, classes]), 0)
