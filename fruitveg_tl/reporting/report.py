@@ -24,6 +24,7 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, temporary_variable
 from fruitveg_tl.data import registry
+from fruitveg_tl.reporting.notebook import RUNS
 from fruitveg_tl.reporting.readme import tagged_outputs
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError, printable
@@ -138,12 +139,13 @@ MARKDOWN = "markdown-implicit_figures-raw_html-smart+tex_math_dollars"
 def _markdown(notebook: Path, folder: Path, left_out: Set[str]) -> str:
     """Return a notebook without code and without the cells of some tags; store its figures."""
     exporter = MarkdownExporter(exclude_input=True)
-    removal = TagRemovePreprocessor(
-        enabled=True, remove_cell_tags=left_out, remove_all_outputs_tags={"runs"}
-    )
-    exporter.register_preprocessor(removal)
+    exporter.register_preprocessor(TagRemovePreprocessor(enabled=True, remove_cell_tags=left_out))
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if "outputs" in cell:
+            cell.outputs = [x for x in cell.outputs if RUNS not in x.get("data", ())]
     resources = {"unique_key": notebook.stem, "output_files_dir": notebook.stem}
-    text, resources = exporter.from_filename(str(notebook), resources=resources)
+    text, resources = exporter.from_notebook_node(content, resources)
     for name, content in resources["outputs"].items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)

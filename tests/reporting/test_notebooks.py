@@ -99,7 +99,8 @@ def test_numbers_are_those_of_the_results_files(file, monkeypatch):
     compared = 0
     for cell in code_cells(file):
         if "runs" in tags(cell):
-            (names["done"],) = (output.data[shared.RUNS] for output in cell.outputs)
+            noted = [output.data.get(shared.RUNS) for output in cell.outputs]
+            (names["done"],) = filter(None, noted)
         elif "configure_experiment(" in cell.source:  # settings alone: no image is read
             exec(cell.source, names)
         elif "results" in tags(cell):
