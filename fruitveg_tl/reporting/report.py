@@ -96,7 +96,18 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
     html, pdf = folder / f"{name}.html", folder / f"{name}.pdf"
     extra = [f"--resource-path={figures}", f"--metadata=title:{TITLE}"]
     metadata = figures / "metadata.json"
-    write_json(metadata, {"abstract": abstract, "subtitle": about})
+    # Without a line break at its end pandoc takes a value for one paragraph, tables included.
+    write_json(metadata, {"abstract": f"{abstract}\n", "subtitle": about})
+    _write_page(text, html, [*extra, f"--metadata-file={metadata}"])
+    parts = {"title": TITLE, "subtitle": about}
+    for part, markdown in (("abstract", abstract), ("body", text)):
+        parts[part] = pypandoc.convert_text(markdown, "typst", format=MARKDOWN, extra_args=extra)
+    _typeset(parts, figures, pdf)
+    return pdf, html
+
+
+def _write_page(text: str, html: Path, extra: list[str]) -> None:
+    """Write one HTML file that holds everything it shows."""
     with atomic_path(html) as temporary:
         pypandoc.convert_text(
             text,
@@ -105,7 +116,6 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
             outputfile=str(temporary),
             extra_args=[
                 *extra,
-                f"--metadata-file={metadata}",
                 "--standalone",
                 "--embed-resources",
                 "--toc",
@@ -113,11 +123,6 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
                 f"--include-in-header={ASSETS / 'report.css.html'}",
             ],
         )
-    parts = {"title": TITLE, "subtitle": about}
-    for part, markdown in (("abstract", abstract), ("body", text)):
-        parts[part] = pypandoc.convert_text(markdown, "typst", format=MARKDOWN, extra_args=extra)
-    _typeset(parts, figures, pdf)
-    return pdf, html
 
 
 def _typeset(parts: Mapping[str, str], folder: Path, pdf: Path) -> None:

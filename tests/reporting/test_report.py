@@ -17,6 +17,7 @@ figure.subplots().plot([1, 2])
 figure.savefig("f.png")
 display(Image(filename="f.png"))
 display(Markdown("Accuracy is **0.123**, $x^2$ < 3."))
+display(Markdown("| a | b |\\n|---|---|\\n| 1 | leek |"))
 print("Downloading data from http://127.0.0.1/x", file=sys.stderr)
 """
 
@@ -44,7 +45,7 @@ def test_chapters_are_executed_and_bound(chapters, tmp_path):
     report.execute(chapters[0], target)
     cell = nbformat.read(target, 4).cells[1]
     assert cell.execution_count == 1
-    assert [output.output_type for output in cell.outputs] == ["display_data"] * 2
+    assert [output.output_type for output in cell.outputs] == ["display_data"] * 3
     assert not nbformat.read(chapters[0], 4).cells[1].outputs
 
     pdf, html = report.export([target, chapters[1]], tmp_path / "out", "study", "As committed")
@@ -59,6 +60,7 @@ def test_chapters_are_executed_and_bound(chapters, tmp_path):
     assert "savefig" not in text and "Downloading" not in text
     assert text.count("0.123") == 2 and len(pages) == 1  # in the abstract and below; no empty page
     content = html.read_text()
+    assert "<table" in content[: content.index("</header>")]  # the abstract's
     assert "data:image/png;base64" in content and "Second chapter" in content
     assert 'src="http' not in content
 
