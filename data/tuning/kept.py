@@ -89,7 +89,7 @@ def main() -> None:
     for fold in range(tune.FOLDS):
         for backbone in RATES:
             if not (log[KEY] == [backbone, fold]).all(axis=1).any():
-                log = pd.concat([log, pd.DataFrame(rows(backbone, fold))])
+                log = pd.concat([log, pd.DataFrame(rows(backbone, fold))], ignore_index=True)
                 log.round(4).to_csv(FILE, index=False)
     print(summary(log).round(3).T.to_string())
 
