@@ -1,5 +1,6 @@
 """Images in class folders, with or without folders for the splits."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -99,9 +100,15 @@ def _split_among_words(name: str) -> str | None:
 
 def _refuse_data_sets(folder: Path) -> None:
     """Refuse folders of splits where a class folder is expected, at any depth."""
-    inner = [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir())]
-    for path in inner:
-        if not _is_junk(path.name) and _split_folders(path, _folders(path)):
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    # Unlike `Path.rglob`, it tells folders from files without asking for each.
+    for root, names, _ in os.walk(folder, onerror=stop):
+        names[:] = sorted(name for name in names if not _is_junk(name))  # the rest is not entered
+        path = Path(root)
+        if _split_folders(path, [path / name for name in names]):
             raise InputError(
                 f"{printable(path)}: it holds split folders, so it is a data set, not a class; "
                 "give its own path"

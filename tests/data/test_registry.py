@@ -217,6 +217,10 @@ def test_hidden_and_system_folders_are_passed_over_at_any_depth(images):
         save_image(images / "train" / "apple" / folder / "0.jpg", 0, 7)
     save_image(images / "@eaDir" / "apple" / "0.jpg", 0, 7)
     assert load(str(images)).digest == before
+    classes = load(str(images / "train")).digest
+    for split in ("train", "test"):  # of another program's, not a data set among the classes
+        save_image(images / "train" / "apple" / ".cache" / "other" / split / "0.jpg", 0, 7)
+    assert load(str(images / "train")).digest == classes
 
 
 def test_a_copy_is_of_a_named_set(images):
