@@ -167,9 +167,9 @@ def _problem(setting: Field, value: Any) -> str | None:
     return None
 
 
-# The synthetic set is for seeing everything work, anywhere: small images, few epochs. Grocery's is
-# the study's recipe; README, Method, says what had been seen when it was chosen.
 SYNTHETIC = "synthetic"  # the embedded default
+# The synthetic set is for seeing everything work, anywhere: small images, few epochs. Grocery's is
+# the study's recipe; data/tuning/README.md says what had been seen when it was chosen.
 PROFILES = {
     SYNTHETIC: {
         "size": 96,

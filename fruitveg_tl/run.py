@@ -185,12 +185,8 @@ def _train_tail(state: _State, stage: str, rate: float) -> None:
     # Mixup makes probabilities timid, which a loss punishes: its lowest comes before the network is
     # at its best (data/tuning/kept.csv).
     patience = config.patience if config.keep_lowest_loss else None
-    _fit(
-        state,
-        state.trainable,
-        views,
-        Phase(stage, config.finetune_epochs, rate, config.mixup, patience),
-    )
+    phase = Phase(stage, config.finetune_epochs, rate, config.mixup, patience)
+    _fit(state, state.trainable, views, phase)
     if stage == FINETUNED and config.keep_lowest_loss:
         state.trainable.compile(loss="categorical_crossentropy")
         state.interpolation = interpolate(state.trainable, start, state.evaluation("val"))

@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import settings
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from fruitveg_tl.config import PATHS, RunConfig
 from fruitveg_tl.run import train_and_evaluate
@@ -61,13 +61,18 @@ def write_scenes(root: Path, images: Mapping[str, Image.Image]) -> str:
     return str(root)
 
 
-def write_images(root: Path, classes: Sequence[str] = CLASSES) -> Path:
+def write_images(
+    root: Path,
+    classes: Sequence[str] = CLASSES,
+    counts: Sequence[int] = tuple(COUNTS.values()),
+    ending: str = ".jpg",
+) -> Path:
     """Write a dataset in train/validation/test folders."""
-    for split, count in COUNTS.items():
+    for split, count in zip(COUNTS, counts, strict=True):
         for colour, name in enumerate(classes):
             for i in range(count):
                 seed = i + 100 * len(split)
-                save_image(root / split / name / f"{i}.jpg", colour, seed)
+                save_image(root / split / name / f"{i}{ending}", colour, seed)
     return root
 
 
@@ -142,8 +147,9 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-def assert_fits_screens(browser: Browser, page: Path) -> None:
+def assert_fits_screens(browser: Browser, page: Path) -> list[Page]:
     """A page is as wide as a desk's screen and a telephone's, and shows all its images."""
+    views = []
     for width in (1280, 400):
         view = browser.new_page(viewport={"width": width, "height": 900})
         view.on("dialog", lambda dialog: pytest.fail("a name has run as code"))
@@ -153,6 +159,8 @@ def assert_fits_screens(browser: Browser, page: Path) -> None:
         assert view.evaluate(broken) == 0
         if folder := os.environ.get("SCREENSHOTS"):
             view.screenshot(path=Path(folder) / f"{page.stem}-{width}.png")
+        views.append(view)
+    return views
 
 
 @pytest.fixture

@@ -8,20 +8,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import CLASSES, command, save_image
+from conftest import CLASSES, command, save_image, write_images
 from pypdf import PdfReader
 
 FOUND = ("error", "stream")  # types of output that no reader should see
-
-
-def lay(root: Path, classes, counts=(8, 3, 4), ending=".jpg") -> Path:
-    """Write train, validation and test images of noise, a colour for each class."""
-    for split, count in zip(("train", "validation", "test"), counts, strict=True):
-        for colour, name in enumerate(classes):
-            for i in range(count):
-                file = root / split / name / f"{i}{ending}"
-                save_image(file, colour, i + 100 * len(split))
-    return root
 
 
 def flat(root: Path) -> Path:
@@ -32,24 +22,24 @@ def flat(root: Path) -> Path:
 
 
 def leaked(root: Path) -> Path:
-    lay(root, CLASSES, (8, 3, 0))
+    write_images(root, CLASSES, (8, 3, 0))
     shutil.copytree(root / "train", root / "test")
     return root
 
 
 SETS = {
-    "two classes": lambda root: lay(root, CLASSES[:2]),
-    "131 classes": lambda root: lay(root, [f"class {n}" for n in range(131)], (2, 1, 1)),
-    "one image a class and split": lambda root: lay(root, CLASSES, (1, 1, 1)),
-    "under 10 a class": lambda root: lay(root, CLASSES, (5, 2, 2)),
-    "TIFF only": lambda root: lay(root, CLASSES, ending=".tif"),
+    "two classes": lambda root: write_images(root, CLASSES[:2]),
+    "131 classes": lambda root: write_images(root, [f"class {n}" for n in range(131)], (2, 1, 1)),
+    "one image a class and split": lambda root: write_images(root, CLASSES, (1, 1, 1)),
+    "under 10 a class": lambda root: write_images(root, CLASSES, (5, 2, 2)),
+    "TIFF only": lambda root: write_images(root, CLASSES, ending=".tif"),
     "flat folders": flat,
-    "names in Chinese": lambda root: lay(root, ("苹果", "香蕉", "樱桃")),
-    "names of markup": lambda root: lay(root, ("$a$ $$", "b|c*d`e`", "<i>f_g_h")),
-    "names like numbers": lambda root: lay(root, ("001", "1", "2.5")),
+    "names in Chinese": lambda root: write_images(root, ("苹果", "香蕉", "樱桃")),
+    "names of markup": lambda root: write_images(root, ("$a$ $$", "b|c*d`e`", "<i>f_g_h")),
+    "names like numbers": lambda root: write_images(root, ("001", "1", "2.5")),
     "a test split wholly leaked": leaked,
-    "a relative path": lambda root: Path(lay(root, CLASSES).name),
-    "a path with spaces": lambda root: lay(root.with_name("my own images"), CLASSES),
+    "a relative path": lambda root: Path(write_images(root, CLASSES).name),
+    "a path with spaces": lambda root: write_images(root.with_name("my own images"), CLASSES),
 }
 
 

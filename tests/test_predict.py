@@ -94,8 +94,9 @@ def test_the_page_shows_every_image_surest_first(trained, mine, tmp_path):
 def test_the_page_fits_a_screen_and_runs_nothing(trained, mine, tmp_path, browser):
     save_image(mine / "<img src=x onerror=alert(1)>.jpg", 2, 9)
     page = tmp_path / "page.html"
-    assert cli.main(["predict", f"{mine}/*.jpg", "--html", str(page)]) == 2
-    assert_fits_screens(browser, page)
+    assert cli.main(["predict", f"{mine}/*.jpg", f"{mine}/deep", "--html", str(page)]) == 2
+    for view in assert_fits_screens(browser, page):
+        assert view.locator("article").count() == 3
 
 
 def test_a_backbones_name_stands_for_its_best_run_by_validation(trained, tmp_path):

@@ -32,6 +32,7 @@ def rows(backbone: str, fold: int) -> Iterator[dict]:
     from fruitveg_tl.evaluation import calibration, metrics
     from fruitveg_tl.inputs import gather
     from fruitveg_tl.training.data_parallel import predict_on_batch
+    from fruitveg_tl.training.fit import between
 
     rate = RATES[backbone]
     settings = RECIPE | {"finetune_rate": rate, "weight_decay": 1e-2, "seed": tune.SEED}
@@ -45,9 +46,7 @@ def rows(backbone: str, fold: int) -> Iterator[dict]:
         tail.load_weights(state.folder / FINETUNED / "state" / f"{epoch}.weights.h5")
         tuned = tail.get_weights()
         for alpha in ALPHAS:
-            tail.set_weights(
-                [(1 - alpha) * a + alpha * b for a, b in zip(start, tuned, strict=True)]
-            )
+            tail.set_weights(between(start, tuned, alpha))
             found = {}
             for split in ("val", "test"):
                 batches = [predict_on_batch(tail, x) for x, _ in state.evaluation(split)]

@@ -1,7 +1,6 @@
 """READMEs that show what stored runs and executed notebooks say: marked parts are filled in."""
 
 import re
-from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -41,12 +40,12 @@ def fill(text: str, runs: pd.DataFrame) -> str:
     )
 
 
-def tagged_outputs(notebook: Path, tag: str) -> list[dict] | None:
+def tagged_outputs(notebook: nbformat.NotebookNode, tag: str) -> list[dict] | None:
     """Return what the cell with this tag shows in an executed notebook, by MIME type.
 
     None if no cell has the tag.
     """
-    for cell in nbformat.read(notebook, 4).cells:
+    for cell in notebook.cells:
         if tag in cell.metadata.get("tags", ()):
             return [output.get("data", {}) for output in cell.outputs]
     return None
@@ -54,7 +53,7 @@ def tagged_outputs(notebook: Path, tag: str) -> list[dict] | None:
 
 def _cell(notebook: str, tag: str) -> str:
     file = PATHS.notebooks / f"{notebook}.ipynb"
-    outputs = tagged_outputs(file, tag)
+    outputs = tagged_outputs(nbformat.read(file, 4), tag)
     if outputs is None:
         raise InputError(f"{file}: no cell has the tag {tag}")
     shown = (data["text/markdown"].strip() for data in outputs if "text/markdown" in data)

@@ -88,11 +88,12 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
     """
     figures = folder / name
     figures.mkdir(parents=True, exist_ok=True)
+    read = {notebook.stem: nbformat.read(notebook, as_version=4) for notebook in notebooks}
     text = "\n\n".join(
-        _markdown(notebook, figures, {REPEATED} if number else set())
-        for number, notebook in enumerate(notebooks)
+        _markdown(name, content, figures, {REPEATED} if number else set())
+        for number, (name, content) in enumerate(read.items())
     )
-    abstract = _abstract(notebooks, figures)
+    abstract = _abstract(read.values(), figures)
     html, pdf = folder / f"{name}.html", folder / f"{name}.pdf"
     extra = [f"--resource-path={figures}", f"--metadata=title:{TITLE}"]
     metadata = figures / "metadata.json"
@@ -141,24 +142,23 @@ def _typeset(parts: Mapping[str, str], folder: Path, pdf: Path) -> None:
 MARKDOWN = "markdown-implicit_figures-raw_html-smart+tex_math_dollars"
 
 
-def _markdown(notebook: Path, folder: Path, left_out: Set[str]) -> str:
+def _markdown(name: str, notebook: nbformat.NotebookNode, folder: Path, left_out: Set[str]) -> str:
     """Return a notebook without code and without the cells of some tags; store its figures."""
     exporter = MarkdownExporter(exclude_input=True)
     exporter.register_preprocessor(TagRemovePreprocessor(enabled=True, remove_cell_tags=left_out))
-    content = nbformat.read(notebook, as_version=4)
-    for cell in content.cells:
+    for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [x for x in cell.outputs if RUNS not in x.get("data", ())]
-    resources = {"unique_key": notebook.stem, "output_files_dir": notebook.stem}
-    text, resources = exporter.from_notebook_node(content, resources)
-    for name, content in resources["outputs"].items():
-        file = folder / name
+    resources = {"unique_key": name, "output_files_dir": name}
+    text, resources = exporter.from_notebook_node(notebook, resources)
+    for path, content in resources["outputs"].items():
+        file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     return text
 
 
-def _abstract(notebooks: Sequence[Path], folder: Path) -> str:
+def _abstract(notebooks: Iterable[nbformat.NotebookNode], folder: Path) -> str:
     """Return as Markdown what the cells tagged with one of `ABSTRACT` show, in that order."""
     return "\n\n".join(
         text

@@ -198,18 +198,20 @@ def interpolate(
     Returns:
         alpha: fraction of fine-tuning that is kept, one of 0.1, 0.2, … 1; val_loss: the loss there.
     """
-    tuned = model.get_weights()
-
-    def blend(alpha: float) -> None:
-        model.set_weights([(1 - alpha) * a + alpha * b for a, b in zip(start, tuned, strict=True)])
-
-    losses = {}
+    tuned, losses = model.get_weights(), {}
     for alpha in np.linspace(0.1, 1, 10).round(1).tolist():
-        blend(alpha)
+        model.set_weights(between(start, tuned, alpha))
         losses[alpha] = run_epoch(model, validation)["loss"]
     best = min(losses, key=losses.get)
-    blend(best)
+    model.set_weights(between(start, tuned, best))
     return {"alpha": best, "val_loss": losses[best]}
+
+
+def between(
+    start: Sequence[np.ndarray], end: Sequence[np.ndarray], alpha: float
+) -> list[np.ndarray]:
+    """Return the weights that lie the fraction `alpha` of the way from `start` to `end`."""
+    return [(1 - alpha) * a + alpha * b for a, b in zip(start, end, strict=True)]
 
 
 def run_epoch(

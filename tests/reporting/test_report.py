@@ -61,7 +61,7 @@ def test_chapters_are_executed_and_bound(chapters, tmp_path):
     assert text.count("0.123") == 2 and len(pages) == 1  # in the abstract and below; no empty page
     content = html.read_text()
     assert "<table" in content[: content.index("</header>")]  # the abstract's
-    assert "data:image/png;base64" in content and "Second chapter" in content
+    assert content.count("data:image/png;base64") == 2 and "Second chapter" in content
     assert 'src="http' not in content
 
 
