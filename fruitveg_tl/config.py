@@ -17,14 +17,15 @@ from fruitveg_tl.utils.errors import InputError
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
 
-# A plain setting is part of every run's record. An option of the recipe and an ablation are part of
-# it where they are in use, so that runs finished before one of them was thought of stay valid.
-PLAIN, OPTION, ABLATION = "plain", "option", "ablation"
 
+def _setting(default: Any, kind: type, text: str, ablation: bool = False, **limits: Any) -> Any:
+    """Declare a field: its type, what it means, and `least`, `most` or `choices`.
 
-def _setting(default: Any, kind: type, text: str, role: str = PLAIN, **limits: Any) -> Any:
-    """Declare a field: its type, what it means, its role, and `least`, `most` or `choices`."""
-    return field(default=default, metadata={"kind": kind, "help": text, "role": role} | limits)
+    An ablation is part of a run's record where it is in use, so that runs finished before it was
+    thought of stay valid; every other setting always is.
+    """
+    metadata = {"kind": kind, "help": text, "ablation": ablation} | limits
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RunConfig:
     size: int = _setting(224, int, "side of the images in pixels", least=32)
     crop: float = _setting(
         1.0, float, "fraction of each side kept around the centre; 0.875 is usual for ImageNet",
-        OPTION, least=0.05, most=1,
+        least=0.05, most=1,
     )  # fmt: skip
     views: int = _setting(8, int, "cached augmented views of each training image", least=0)
     seed: int = _setting(
@@ -62,7 +63,7 @@ class RunConfig:
     )
     batch_size: int = _setting(32, int, "images per step, in every phase", least=1)
     boundary: str | None = _setting(
-        None, str, "name of the last layer that stays frozen (default: the backbone's)", OPTION
+        None, str, "name of the last layer that stays frozen (default: the backbone's)"
     )
     probe_epochs: int = _setting(60, int, "the most epochs of the linear probe", least=1)
     finetune_epochs: int = _setting(
@@ -86,30 +87,32 @@ class RunConfig:
     keep_lowest_loss: bool = _setting(
         False, bool, "behind the probe, too, stop with patience and keep the epoch of the lowest "
         "validation loss, and of fine-tuning only as much as lowers it (WiSE-FT, Wortsman et al. "
-        "2022)", OPTION,
+        "2022)", ablation=True,
     )  # fmt: skip
     weight_decay: float | None = _setting(
         None, float, "of AdamW (Loshchilov & Hutter 2019; default: the backbone's)", least=0
     )
     logit_adjustment: float = _setting(
         0.0, float, "tau of logit adjustment in the loss of both phases (Menon et al. 2021): 0 for "
-        "none, 1 makes up for rare classes wholly", OPTION, least=0, most=1,
+        "none, 1 makes up for rare classes wholly", least=0, most=1,
     )  # fmt: skip
     resplit: int = _setting(
         0, int, "deal the images anew, duplicates together: 1 to 5, each a fifth to test on "
-        "(without a number: 1)", ABLATION, least=0, most=5, const=1,
+        "(without a number: 1)", ablation=True, least=0, most=5, const=1,
     )  # fmt: skip
     train_images_per_class: int | None = _setting(
-        None, int, "train on so many images of each class (default: all)", ABLATION, least=1
+        None, int, "train on so many images of each class (default: all)", ablation=True, least=1
     )
-    probe_first: bool = _setting(True, bool, "train a linear probe before fine-tuning", ABLATION)
+    probe_first: bool = _setting(
+        True, bool, "train a linear probe before fine-tuning", ablation=True
+    )
     update_batch_norm: bool = _setting(
         False, bool, "train BatchNorm behind the boundary, statistics included: a common mistake "
-        "with few images", ABLATION,
+        "with few images", ablation=True,
     )  # fmt: skip
     divide_by_255: bool = _setting(
         False, bool, "divide by 255 for the backbone's own preprocessing: a common mistake",
-        ABLATION,
+        ablation=True,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -118,11 +121,11 @@ class RunConfig:
                 raise InputError(f"{setting.name}: {problem}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values for JSON, of options and ablations those in use."""
+        """Return the settings as plain values for JSON, of the ablations those in use."""
         return {
             setting.name: getattr(self, setting.name)
             for setting in fields(self)
-            if setting.metadata["role"] == PLAIN or getattr(self, setting.name) != setting.default
+            if not setting.metadata["ablation"] or getattr(self, setting.name) != setting.default
         }
 
     def identity(self) -> dict[str, Any]:
@@ -135,19 +138,14 @@ class RunConfig:
         return {name: value for name, value in self.to_dict().items() if name not in replaced}
 
 
-def settings(*roles: str) -> tuple[Field, ...]:
-    """Return the fields of `RunConfig` with one of these roles; without any, all of them."""
-    return tuple(f for f in fields(RunConfig) if not roles or f.metadata["role"] in roles)
+def settings(ablations: bool | None = None) -> tuple[Field, ...]:
+    """Return the fields of `RunConfig`: the ablations, what is none, or (None) all of them."""
+    return tuple(f for f in fields(RunConfig) if ablations in (None, f.metadata["ablation"]))
 
 
-def in_words(config: Mapping[str, Any], role: str) -> str:
-    """Name the options or ablations that a stored configuration uses, e.g. "crop 0.875".
-
-    Args:
-        config: from `RunConfig.to_dict`.
-        role: `OPTION` or `ABLATION`.
-    """
-    used = (f.name for f in settings(role) if f.name in config)
+def ablations_in_words(config: Mapping[str, Any]) -> str:
+    """Name the ablations that a configuration from `RunConfig.to_dict` uses, or say nothing."""
+    used = (f.name for f in settings(ablations=True) if f.name in config)
     return ", ".join(f"{name} {config[name]}" for name in used)
 
 
@@ -168,8 +166,9 @@ def _problem(setting: Field, value: Any) -> str | None:
 
 
 SYNTHETIC = "synthetic"  # the embedded default
-# The synthetic set is for seeing everything work, anywhere: small images, few epochs. Grocery's is
-# the study's recipe; data/tuning/README.md says what had been seen when it was chosen.
+# The study's recipe; data/tuning/README.md says what had been seen when it was chosen. Synthetic's
+# is for seeing everything work, anywhere: small images, few epochs.
+_RECIPE = {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 10}
 PROFILES = {
     SYNTHETIC: {
         "size": 96,
@@ -179,7 +178,9 @@ PROFILES = {
         "finetune_rate": 1e-3,
         "mixup": 0.0,  # in so few epochs there is nothing to hold back
     },
-    "grocery": {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 10},
+    "grocery": _RECIPE,
+    "grocery-all": _RECIPE,
+    "fruits-veges": _RECIPE,
 }
 
 
@@ -189,7 +190,7 @@ PROFILES = {
 # notebook is about (backbone, strategy, ablations) is its own.
 OVERRIDES = tuple(
     f.name
-    for f in settings(PLAIN, OPTION)
+    for f in settings(ablations=False)
     if f.name not in ("dataset", "backbone", "strategy", "weights", "seed")
 )
 VARIABLES = {

@@ -22,7 +22,7 @@ from fruitveg_tl.utils.storage import sha256_json
 # no fewer than the second number.
 STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
 # Settings whose default the registry knows.
-BACKBONES_OWN = ("finetune_rate", "weight_decay")
+BACKBONES_OWN = ("boundary", "finetune_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def gather(
     return Inputs(
         config,
         dataset,
-        replace(backbone, boundary=config.boundary or backbone.boundary),
+        replace(backbone, boundary=config.boundary),
         weights.resolve(backbone, choice, config.seed),
         training,
         frozen,

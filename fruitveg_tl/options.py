@@ -82,10 +82,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--devices", type=int, default=1, metavar="N", help="spread every batch over N devices"
     )
     own = ("dataset", "backbone", "seed", "label_level", "resplit")  # their options stand above
-    usual = (f for f in config.settings(config.PLAIN, config.OPTION) if f.name not in own)
+    usual = (f for f in config.settings(ablations=False) if f.name not in own)
     _add_settings(parser.add_argument_group("settings"), usual)
     ablations = parser.add_argument_group("ablations, which every table names")
-    _add_settings(ablations, (f for f in config.settings(config.ABLATION) if f.name not in own))
+    _add_settings(ablations, (f for f in config.settings(ablations=True) if f.name not in own))
     parser.set_defaults(command="run")
 
 

@@ -69,7 +69,7 @@ def _with_networks() -> Iterator[results.Run]:
         except InputError as error:
             note(f"WARNING: {error}")
             continue
-        if not config.in_words(run.config.to_dict(), config.ABLATION):
+        if not config.ablations_in_words(run.config.to_dict()):
             yield run
 
 

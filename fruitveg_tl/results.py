@@ -218,9 +218,9 @@ def read(results: Path | None = None) -> pd.DataFrame:
     Returns:
         dataset (name), content (SHA-256 of the images and labels), model, stage, weights (source),
         size in pixels, seed, run (folder name), every metric, parameters (trained in that stage),
-        seconds (of training up to that stage's end, the frozen part included), ablation and
-        recipe_options (those in use, in words; mostly none), settings (equal for runs that differ
-        in the seed alone). A folder that cannot be understood is named in a warning.
+        seconds (of training up to that stage's end, the frozen part included), ablation (those in
+        use, in words; mostly none), settings (as JSON, without the seed). A folder that cannot be
+        understood is named in a warning.
     """
     rows = []
     for file in sorted((results or PATHS.results).glob("*/metrics.json")):
@@ -249,7 +249,7 @@ def _rows(folder: Path) -> list[dict]:
     identity = config.RunConfig(**settings).identity()
     seed = identity.pop("seed")
     content, seconds = provenance["dataset"]["sha256"], provenance["seconds"]
-    ablations = config.in_words(settings, config.ABLATION)
+    ablations = config.ablations_in_words(settings)
     no_views = "" if settings["views"] else "views 0"
     rows, spent = [], seconds["frozen"]
     for stage in scores:
@@ -267,8 +267,7 @@ def _rows(folder: Path) -> list[dict]:
                 "seconds": spent,
                 "run": folder.name,
                 "ablation": ", ".join(filter(None, [ablations, no_views])),
-                "recipe_options": config.in_words(settings, config.OPTION),
-                "settings": json.dumps([identity, content]),
+                "settings": json.dumps(identity),
             }
             | scores[stage]
         )

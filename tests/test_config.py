@@ -12,7 +12,6 @@ from fruitveg_tl.utils.errors import InputError
 def test_every_setting_is_explained_and_its_default_passes_its_own_check():
     for field in config.settings():
         assert field.metadata["help"] and field.metadata["kind"] in (str, int, float, bool)
-        assert field.metadata["role"] in (config.PLAIN, config.OPTION, config.ABLATION)
     RunConfig("images", "vgg16")
 
 
@@ -31,13 +30,13 @@ def test_a_setting_that_makes_no_sense_is_named_with_what_does(change, message):
         RunConfig("images", "vgg16", **change)
 
 
-def test_options_and_ablations_are_recorded_where_they_are_in_use():
+def test_ablations_are_recorded_where_they_are_in_use_and_other_settings_always():
     plain = RunConfig("images", "vgg16").to_dict()
-    rare = {f.name for f in config.settings(config.OPTION, config.ABLATION)}
-    assert plain.keys().isdisjoint(rare)
+    assert plain.keys() == {f.name for f in config.settings(ablations=False)}
+    assert config.ablations_in_words(plain) == ""
     used = RunConfig("images", "vgg16", crop=0.875, probe_first=False).to_dict()
-    assert config.in_words(used, config.OPTION) == "crop 0.875"
-    assert config.in_words(used, config.ABLATION) == "probe_first False"
+    assert used.keys() - plain.keys() == {"probe_first"}
+    assert config.ablations_in_words(used) == "probe_first False"
     assert RunConfig(**used) == RunConfig("images", "vgg16", crop=0.875, probe_first=False)
 
 

@@ -22,7 +22,8 @@ SCORE_NAMES = (*tables.SCORES.values(), "precision_weighted")
 def make_run(folder, backbone="vgg16", seed=0, accuracy=0.5, size=64, **other):
     """Write the three files that the table is made of."""
     folder.mkdir(parents=True)
-    settings = config.RunConfig("set", backbone, seed=seed, size=size)
+    own = {k: v for k, v in other.items() if k not in ("content", "weights")}
+    settings = config.RunConfig("set", backbone, seed=seed, size=size, **own)
     provenance = {
         "dataset": {"name": "set", "sha256": other.get("content", "5e7")},
         "weights": {
@@ -50,8 +51,10 @@ def test_seeds_are_summarised_and_settings_kept_apart(tmp_path):
         make_run(tmp_path / f"a{seed}", seed=seed, accuracy=accuracy)
     make_run(tmp_path / "b", size=96)
     make_run(tmp_path / "c", "resnet50", weights="none (random)")
+    make_run(tmp_path / "d", "resnet50", weights="none (random)", views=2)
+    make_run(tmp_path / "e", "resnet50", weights="none (random)", probe_first=False)
     table = tables.evaluated_models(results.read(tmp_path))
-    assert len(table) == 6
+    assert len(table) == 10
     row = table[(table["Model"] == "VGG16") & (table["Pixels"] == 64)].iloc[0]
     assert row["Stage"] == "linear probe" and row["Seeds"] == 3
     assert row["Accuracy"] == "0.550 ± 0.050"
@@ -60,6 +63,9 @@ def test_seeds_are_summarised_and_settings_kept_apart(tmp_path):
     assert tuned["Training time"] == "2.5 min" and tuned["Trained parameters"] == "12,345"
     resnet = table[table["Model"] == "ResNet50"]
     assert set(resnet["Weights"]) == {"none (random)"}
+    # Settings are named where runs differ in nothing else.
+    tuned = {stage for stage in resnet["Stage"] if stage.startswith("fine-tuned")}
+    assert tuned == {f"fine-tuned, {x}" for x in ("views 8", "views 2", "probe_first False")}
     for title in ("Model", "Accuracy", "Loss", "Precision", "Recall", "F1", "Weights"):
         assert title in table.columns
 

@@ -283,7 +283,7 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
         results.load(finished)
         .config.to_dict()
         .keys()
-        .isdisjoint(f.name for f in config.settings(config.ABLATION))
+        .isdisjoint(f.name for f in config.settings(ablations=True))
     )
     assert choose_run().folder == finished
 

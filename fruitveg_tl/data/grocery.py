@@ -11,7 +11,7 @@ import pandas as pd
 import pooch
 
 from fruitveg_tl.config import PATHS, SPLITS
-from fruitveg_tl.data.dataset import Dataset, Item
+from fruitveg_tl.data.dataset import Item
 from fruitveg_tl.utils.errors import InputError, first_line
 from fruitveg_tl.utils.storage import atomic_path, exclusive, sha256_file
 
@@ -128,18 +128,21 @@ def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Ite
                 yield root / path, names[int(fine)][label_level], split
 
 
-def class_hierarchy(dataset: Dataset) -> pd.DataFrame:
+def class_hierarchy(images: pd.DataFrame) -> pd.DataFrame:
     """Return what the classes of grocery belong to, narrow groups first.
 
+    Args:
+        images: path, in upstream's layout, and label of at least one image of each class.
+
     Returns:
-        one row per class, in their order: fruit (e.g. Apple, also of a vegetable) and category
-        (Fruit, Vegetables or Packages), from the folders of the images.
+        one row per class, sorted: fruit (e.g. Apple, also of a vegetable) and category (Fruit,
+        Vegetables or Packages), from the folders of the images.
     """
-    folders = dataset.index["path"].str.split("/", expand=True)
+    folders = images["path"].str.split("/", expand=True)
     hierarchy = pd.DataFrame(
-        {"fruit": folders[2], "category": folders[1], "class": dataset.index["label"]}
+        {"fruit": folders[2], "category": folders[1], "class": images["label"]}
     )
-    return hierarchy.drop_duplicates("class").set_index("class").loc[list(dataset.classes)]
+    return hierarchy.drop_duplicates("class").set_index("class").sort_index()
 
 
 def published() -> pd.DataFrame:

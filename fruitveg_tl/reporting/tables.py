@@ -1,12 +1,13 @@
 """Tables of evaluated models, for the terminal, the notebooks and README.md."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from fruitveg_tl.config import FINETUNED, PROBE, STAGES
-from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.evaluation import ensemble, metrics
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import bundled_file, card, training_seconds, trainings
 from fruitveg_tl.results import Run
@@ -30,13 +31,16 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         text columns; a score is its mean over the seeds, with half the range from the lowest to
-        the highest seed behind "±" where there are several. Of two sets of images that have the
-        same name, each carries the first digits of its hash.
+        the highest seed behind "±" where there are several. The stage names the settings in which
+        runs that share the rest differ. Of two sets of images that have the same name, each carries
+        the first digits of its hash.
     """
     rows, names = [], _dataset_names(runs)
-    keys = ["content", "model", "size", "stage", "weights", "settings"]
-    for (content, model, size, stage, weights, _), group in runs.groupby(keys, sort=False):
-        special = ", ".join(filter(None, group[["recipe_options", "ablation"]].iloc[0]))
+    kind = ["content", "model", "size", "stage", "weights", "ablation"]
+    peers = runs.groupby(kind)["settings"].unique()
+    for key, group in runs.groupby([*kind, "settings"], sort=False):
+        content, model, size, stage, weights, ablation, own = key
+        special = ", ".join(filter(None, [_differences(own, peers[key[:-1]]), ablation]))
         rows.append(
             {
                 "Dataset": names[content],
@@ -79,22 +83,23 @@ def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
                 "Training time": _duration(float(np.mean(seconds))),
             }
         )
-    together = zip(*every.values(), strict=True)
-    means = [ensemble(runs) for runs in together] if len(every) > 1 else []
-    if means:
-        rows.append({"Model": "mean of the probabilities"} | _means(means))
+    if len(every) > 1:
+        together = ensemble.mean_probabilities(every)
+        scores = (metrics.evaluate(runs[0].targets, mean) for mean in together)
+        rows.append({"Model": ensemble.NAME} | _means(scores))
     return pd.DataFrame(rows).fillna("")
-
-
-def ensemble(runs: Sequence[Run]) -> dict[str, float]:
-    """Evaluate the mean of several networks' probabilities for the same test images."""
-    mean = np.mean([run.probabilities[FINETUNED] for run in runs], axis=0)
-    return metrics.evaluate(runs[0].targets, mean)
 
 
 def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, str]:
     frame = pd.DataFrame(scores)
     return {title: _spread(frame[name]) for title, name in SCORES.items()}
+
+
+def _differences(own: str, peers: Iterable[str]) -> str:
+    """Name the settings (as JSON) in which runs of one kind are not alike, with a run's own."""
+    others = [json.loads(peer) for peer in peers]
+    told = (name for name in others[0] if len({other.get(name) for other in others}) > 1)
+    return ", ".join(f"{name} {json.loads(own).get(name)}" for name in told)
 
 
 def _dataset_names(runs: pd.DataFrame) -> dict[str, str]:

@@ -123,7 +123,7 @@ def test_packages_come_with_grocery_all(groceries):
 
 
 def test_levels_say_what_each_class_belongs_to(groceries):
-    hierarchy = grocery.class_hierarchy(load("grocery-all", "fine", groceries))
+    hierarchy = grocery.class_hierarchy(load("grocery-all", "fine", groceries).index)
     assert hierarchy.index.tolist() == ["Granny-Smith", "Leek", "Oat-Milk", "Pink-Lady"]
     assert hierarchy["fruit"].tolist() == ["Apple", "Leek", "Milk", "Apple"]
     assert hierarchy["category"].tolist() == ["Fruit", "Vegetables", "Packages", "Fruit"]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH
-from fruitveg_tl.evaluation import findings, metrics
+from fruitveg_tl.evaluation import ensemble, findings, metrics
 from fruitveg_tl.evaluation.findings import CONFIRMED, NOT_MEASURED, QUALIFIED, REFUTED
 
 
@@ -59,8 +59,18 @@ def test_few_labels_are_judged_at_every_number_of_them(ahead, verdict):
     ("known", "verdict"), [((0.5, 0.4), CONFIRMED), ((0.5, 0.7), QUALIFIED), ((0.8, 0.7), REFUTED)]
 )
 def test_published_figures_are_beaten_all_some_or_none(known, verdict):
-    published = pd.DataFrame({"fine": known, "network": ["A", "B"]})
-    assert findings.state_of_the_art(run(), published).verdict == verdict
+    # The mean of several networks is told, and judges nothing.
+    beside = pd.DataFrame(
+        {
+            "source": ["2019", "2021", "here", "here", "here"],
+            "network": ["VGG16", "B", "VGG16", "C", ensemble.NAME],
+            "fine": [*known, 0.55, 0.6, 0.9],
+        }
+    )
+    found = findings.state_of_the_art(beside)
+    assert found.verdict == verdict
+    assert "C 60.0%, VGG16 55.0%" in found.value and "90.0%" in found.value
+    assert findings.state_of_the_art(None).verdict == NOT_MEASURED
 
 
 def test_classes_of_the_source_are_compared_with_the_others():
