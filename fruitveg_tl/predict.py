@@ -10,6 +10,7 @@ import pandas as pd
 from fruitveg_tl import config, results
 from fruitveg_tl.data.folders import images_below
 from fruitveg_tl.data.images import decode
+from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.training.inference import BATCH, Inference
 from fruitveg_tl.utils.errors import InputError, printable
@@ -43,7 +44,8 @@ def choose_run(name: str | None = None) -> results.Run:
 
     Args:
         name: a run folder, or its name below `data/results`; or a backbone's name, for its best
-            run by the loss on the validation split; None for the network that was saved last.
+            run by the loss of what it kept, on the validation split; None for the network that was
+            saved last.
 
     Raises:
         InputError: if there is none, or none with its network.
@@ -58,7 +60,12 @@ def choose_run(name: str | None = None) -> results.Run:
         )
     if name is None:
         return max(runs, key=lambda run: (run.folder / results.MODEL).stat().st_mtime)
-    return min(runs, key=lambda run: run.history["val_loss"].min())
+    return min(runs, key=_validation_loss)
+
+
+def _validation_loss(run: results.Run) -> float:
+    # Not the history's: the epoch that is kept need not be the one of the lowest loss.
+    return metrics.evaluate(*run.validation(list(run.scores)[-1]))["loss"]
 
 
 def _with_networks() -> Iterator[results.Run]:
