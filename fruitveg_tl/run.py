@@ -6,6 +6,7 @@ layers. BatchNorm stays in inference mode; whatever chooses an epoch looks at th
 alone; the test split is read once, when training is over.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from fruitveg_tl.training.features import Activations
 from fruitveg_tl.training.fit import (
     Batches,
     Phase,
+    adamw,
     fit_resumable,
     interpolate,
     logit_adjusted_crossentropy,
@@ -44,6 +46,9 @@ from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.storage import exclusive
 
 EVALUATION_BATCH = 64
+# From scratch, images that go through all layers at a time: what the gradient needs of each is a
+# hundred megabytes of MobileNetV2, and more at a time are no faster (benchmarks/growth.py).
+SCRATCH_BATCH = 16
 # What the generator of a phase's batches is seeded with, beside the run's seed and the epoch.
 PHASE_SEEDS = {PROBE: 12, FINETUNED: 10, SCRATCH: 7}
 
@@ -206,18 +211,17 @@ def _fit(state: _State, model: keras.Model, views: Sequence[np.ndarray], phase: 
     pairs = [(views[0], train)] + [(view, inputs.train_rows) for view in views[1:]]
     targets = inputs.one_hot(train)
     steps = phase.epochs * -(-len(train) // config.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        phase.rate / 10, steps, alpha=0.01, warmup_target=phase.rate, warmup_steps=steps // 10
-    )
+    whole = inputs.transfer or inputs.devices > 1
+    parts = 1 if whole else math.ceil(config.batch_size / SCRATCH_BATCH)
     model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
+        adamw(phase.rate, steps, config.weight_decay, parts),
         logit_adjusted_crossentropy(targets.sum(0), config.logit_adjustment),
         metrics=["accuracy"],
     )
 
     def batches(epoch: int) -> Batches:
         rng = np.random.default_rng([config.seed, PHASE_SEEDS[phase.stage], epoch])
-        return Batches(pairs, targets, config.batch_size, rng, phase.mixup)
+        return Batches(pairs, targets, math.ceil(config.batch_size / parts), rng, phase.mixup)
 
     validation = state.evaluation("val", views[0])
     history = fit_resumable(model, batches, validation, phase, state.folder / phase.stage)

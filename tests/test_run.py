@@ -23,6 +23,7 @@ from fruitveg_tl.models import backbones, weights
 from fruitveg_tl.predict import choose_run, predict
 from fruitveg_tl.reporting import readme, tables
 from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.training.fit import Batches
 from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import InputError
 
@@ -184,6 +185,24 @@ def test_labels_are_text_also_where_they_look_like_numbers_or_nothing(home, quic
     assert run.targets.tolist() == sorted(run.targets) and set(run.targets) == {0, 1, 2}
     shown = metrics.evaluate(run.targets, run.probabilities["fine-tuned"])
     assert shown == run.scores["fine-tuned"]
+
+
+def test_from_scratch_no_more_images_are_held_at_a_time_than_memory_bears(home, quick, monkeypatch):
+    seen, batch = [], Batches.__getitem__
+
+    def noted(self, index):
+        x, targets = batch(self, index)
+        seen.append(len(x))
+        return x, targets
+
+    monkeypatch.setattr(Batches, "__getitem__", noted)
+    monkeypatch.setattr(steps, "SCRATCH_BATCH", 4)
+    monkeypatch.setattr(steps, "EVALUATION_BATCH", 2)
+    train_and_evaluate(replace(quick, strategy="scratch"))
+    assert max(seen) == 4  # a step of eight images in two parts
+    seen.clear()
+    train_and_evaluate(quick)
+    assert max(seen) == 8
 
 
 def test_scratch_trains_everything_and_never_transfers(home, quick):

@@ -33,7 +33,7 @@ KNOWN = {
     "b3d1ed2b9efeb2b61c2a80f9f03cd62ffffd56c243129e87902d9c344618ceee": "ImageNet (pruned, 8 bit)",
     "4a42a1aca6a8d83c92974774bdf6ef131cda2219e65b298c357687bf055315fe": "ImageNet (8 bit)",
 }
-STATISTICS_BATCH = 32  # images
+STATISTICS_BATCH = 8  # images: each layer's output is held
 TIMEOUT = 20  # seconds without an answer before a download counts as unreachable
 
 

@@ -87,6 +87,23 @@ def logit_adjusted_crossentropy(frequencies: np.ndarray, tau: float) -> Callable
     return loss
 
 
+def adamw(rate: float, steps: int, weight_decay: float, parts: int) -> keras.Optimizer:
+    """Return AdamW (Loshchilov & Hutter 2019), its rate warmed up, then decaying by a cosine.
+
+    Args:
+        rate: the highest learning rate, reached after a tenth of the steps.
+        steps: of the whole phase.
+        weight_decay: a step's.
+        parts: how many batches make up a step: their gradients are averaged.
+    """
+    # Keras asks the schedule at every batch, also where several make up a step.
+    batches, accumulated = steps * parts, parts if parts > 1 else None
+    schedule = keras.optimizers.schedules.CosineDecay(
+        rate / 10, batches, alpha=0.01, warmup_target=rate, warmup_steps=batches // 10
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay, gradient_accumulation_steps=accumulated)
+
+
 @dataclass(frozen=True)
 class Phase:
     """One phase of training.

@@ -7,6 +7,7 @@ import pytest
 from fruitveg_tl.training.fit import (
     Batches,
     Phase,
+    adamw,
     best_epoch,
     fit_resumable,
     interpolate,
@@ -24,13 +25,12 @@ def data():
     return x, (x[:, 0] > 0).astype(int)
 
 
-def fresh_model():
+def fresh_model(optimizer=None):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((WIDTH,)), keras.layers.Dense(2, "softmax")])
     rate = keras.optimizers.schedules.CosineDecay(0.01, 60)
-    model.compile(
-        keras.optimizers.AdamW(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    optimizer = optimizer or keras.optimizers.AdamW(rate)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
@@ -52,6 +52,33 @@ def fit(data, folder, epochs=6, patience=6, stop_after=None, model=None):
         folder,
     )
     return model, [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def test_a_step_in_parts_is_the_step(data):
+    x, y = data[0].astype(np.float32), data[1]
+    trained = []
+    for parts in (1, 2, 4):
+        model = fresh_model(adamw(0.1, 30, 0.0, parts))
+        for _ in range(10):
+            for part in np.array_split(np.arange(N), parts):
+                model.train_on_batch(x[part], y[part])
+        trained.append(model.get_weights()[0])
+    assert np.abs(trained[0] - fresh_model().get_weights()[0]).max() > 0.2
+    for weights in trained[1:]:  # the rate rises a part earlier
+        np.testing.assert_allclose(weights, trained[0], atol=0.05)
+
+
+def test_a_step_that_an_epoch_ends_in_goes_on_after_a_kill(data, tmp_path):
+    def model():
+        return fresh_model(adamw(0.01, 15, 0.004, 2))  # five batches an epoch
+
+    undisturbed, history = fit(data, tmp_path / "a", epochs=3, model=model())
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, tmp_path / "b", epochs=3, stop_after=1, model=model())
+    resumed, again = fit(data, tmp_path / "b", epochs=3, model=model())
+    assert again == history
+    for one, other in zip(undisturbed.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_an_epoch_holds_every_image_once_with_its_own_label(data):
