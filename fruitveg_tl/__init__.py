@@ -3,6 +3,7 @@
 The notebooks tell the story; this package holds the logic. A tour in reading order:
 
     config      what a run is, where files are, what the environment may change
+    profiles    the settings that go with a set of images
     data/       images in: data sets, decoding, audit, augmentation
     models/     networks in: backbones, their weights, the network built on each
     training/   the frozen part, computed once; the training of the rest

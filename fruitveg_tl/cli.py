@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fruitveg_tl import config
-from fruitveg_tl.config import PATHS, PROFILES, RunConfig
+from fruitveg_tl.config import PATHS, RunConfig
 from fruitveg_tl.models.backbones import backbone_by_name
 from fruitveg_tl.options import parser
+from fruitveg_tl.profiles import PROFILES
 from fruitveg_tl.utils.errors import InputError, printable
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from fruitveg_tl.utils.errors import InputError
 
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
+SYNTHETIC = "synthetic"  # the embedded default
 
 
 def _setting(default: Any, kind: type, text: str, ablation: bool = False, **limits: Any) -> Any:
@@ -163,25 +164,6 @@ def _problem(setting: Field, value: Any) -> str | None:
     if "most" in limits and value > limits["most"]:
         return f"{value} is too large; at most {limits['most']}"
     return None
-
-
-SYNTHETIC = "synthetic"  # the embedded default
-# The study's recipe; data/tuning/README.md says what had been seen when it was chosen. Synthetic's
-# is for seeing everything work, anywhere: small images, few epochs.
-_RECIPE = {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 10}
-PROFILES = {
-    SYNTHETIC: {
-        "size": 96,
-        "views": 1,
-        "probe_epochs": 30,
-        "finetune_epochs": 4,
-        "finetune_rate": 1e-3,
-        "mixup": 0.0,  # in so few epochs there is nothing to hold back
-    },
-    "grocery": _RECIPE,
-    "grocery-all": _RECIPE,
-    "fruits-veges": _RECIPE,
-}
 
 
 # --- the environment ----------------------------------------------------------------------------

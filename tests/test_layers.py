@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from conftest import PROJECT
 
 LAYERS = (
-    {"utils", "config"},
+    {"utils", "config", "profiles"},
     {"models", "data"},
     {"training", "results"},
     {"evaluation"},

@@ -11,11 +11,12 @@ from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
 from fruitveg_tl import config
-from fruitveg_tl.config import PROFILES, RunConfig
+from fruitveg_tl.config import RunConfig
 from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import BUNDLED, MAKESHIFT, RANDOM, card, training_seconds
+from fruitveg_tl.profiles import PROFILES
 from fruitveg_tl.reporting import style
 from fruitveg_tl.results import MODEL, Run
 from fruitveg_tl.run import train_and_evaluate
