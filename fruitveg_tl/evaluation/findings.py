@@ -77,13 +77,14 @@ def few_labels_suffice(curves: Mapping[str, pd.DataFrame]) -> Finding:
 
     Args:
         curves: stage to a table with a column mean, the test accuracy; its index is the number of
-            training images per class. Empty if nothing was measured.
+            training images per class, rising; what scratch lacks is left out. Empty if nothing was
+            measured.
     """
     claim = "It generalises better from few labels"
     rule = f"ahead of scratch at every number of labels; clearly, if by {CLEAR_GAP:.0f} points"
     if not curves:
         return Finding(claim, rule)
-    ahead = 100 * (curves[FINETUNED]["mean"] - curves[SCRATCH]["mean"])
+    ahead = 100 * (curves[FINETUNED]["mean"] - curves[SCRATCH]["mean"]).dropna()
     widest = "widest" if ahead.is_monotonic_increasing else "not widest"
     return Finding(
         claim,
