@@ -46,8 +46,8 @@ from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.storage import exclusive
 
 EVALUATION_BATCH = 64
-# From scratch, images that go through all layers at a time: what the gradient needs of each is a
-# hundred megabytes of MobileNetV2, and more at a time are no faster (benchmarks/growth.py).
+# From scratch, images that go through all layers at a time: the gradient needs each layer's output
+# of each of them. More were no faster on two cores.
 SCRATCH_BATCH = 16
 # What the generator of a phase's batches is seeded with, beside the run's seed and the epoch.
 PHASE_SEEDS = {PROBE: 12, FINETUNED: 10, SCRATCH: 7}
