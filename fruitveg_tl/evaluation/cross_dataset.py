@@ -10,6 +10,7 @@ from fruitveg_tl.data.kaggle import FRUITS_VEGES_TO_GROCERY
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.results import Run, load
 from fruitveg_tl.training.inference import Inference
+from fruitveg_tl.utils.errors import InputError
 
 LabelMap = Mapping[str, str]
 
@@ -49,7 +50,15 @@ def on_shared_classes(
 
     Returns:
         true class indices (n,) and probabilities (n, shared).
+
+    Raises:
+        InputError: if there are fewer than two classes to choose among.
     """
+    if len(shared) < 2:
+        raise InputError(
+            f"{run.provenance['dataset']['name']} and {dataset.name} share {len(shared)} of the "
+            "classes; at least two are needed"
+        )
     known = np.array([names.get(name, name) for name in run.classes])
     asked = np.array([names.get(name, name) for name in dataset.classes])
     rows = dataset.rows("test")

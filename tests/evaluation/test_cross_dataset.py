@@ -8,6 +8,7 @@ from fruitveg_tl import results
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import cross_dataset
 from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.utils.errors import InputError
 
 NAMES = {"apple": "Apple", "bell pepper": "Pepper", "capsicum": "Pepper"}
 
@@ -55,6 +56,11 @@ def test_read_the_other_way_round_and_on_its_own_set(home, quick, kaggle, shop):
     assert np.bincount(targets).tolist() == [COUNTS["test"], 2 * COUNTS["test"]]
     own, probabilities = cross_dataset.on_shared_classes(run, load(shop), SHARED, NAMES)
     assert len(own) == 2 * COUNTS["test"] and probabilities.shape == (len(own), 2)
+
+
+def test_sets_with_one_shared_class_are_refused(finished, shop):
+    with pytest.raises(InputError, match="share 1 of the classes"):
+        cross_dataset.on_shared_classes(results.load(finished), load(shop), ["Apple"])
 
 
 def test_classes_of_one_name_are_shared_whether_or_not_the_map_knows_them():
