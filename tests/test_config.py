@@ -12,6 +12,7 @@ from fruitveg_tl.utils.errors import InputError
 def test_every_setting_is_explained_and_its_default_passes_its_own_check():
     for field in config.settings():
         assert field.metadata["help"] and field.metadata["kind"] in (str, int, float, bool)
+        assert field.metadata["ablation"] in (True, False)
     RunConfig("images", "vgg16")
 
 

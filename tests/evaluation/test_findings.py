@@ -53,6 +53,9 @@ def test_few_labels_are_judged_at_every_number_of_them(ahead, verdict):
     transfer = scratch + np.array(ahead)[:, None]
     curves = {FINETUNED: transfer, SCRATCH: scratch}
     assert findings.few_labels_suffice(curves).verdict == verdict
+    # A number of labels that was not asked from scratch says nothing.
+    more = pd.concat([transfer, pd.DataFrame({"mean": [0.4]}, index=[5])]).sort_index()
+    assert findings.few_labels_suffice(curves | {FINETUNED: more}).verdict == verdict
 
 
 @pytest.mark.parametrize(
