@@ -20,6 +20,7 @@ GROCERY_URL = "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs
 # content: every fruit and vegetable image, the split files and the class table.
 GROCERY_SHA256 = "f374e86710251b1da4c1d542be92df2b42e8aeebf129a8a49a51378b963fcd0f"
 GROCERY_FOLDERS = ("Fruit", "Vegetables")
+CLASS_TABLE = "classes.csv"
 TIMEOUT = 20  # seconds without a byte before a server counts as silent
 UNPACKED_LIMIT = 2**30  # bytes; the true archive unpacks to less than a fifth
 
@@ -70,7 +71,7 @@ def _fetch_grocery(target: Path) -> Path:
 
 def content_sha256(dataset: Path) -> str:
     """Return one SHA-256 for the files that this study reads below upstream's `dataset/`."""
-    files = [dataset / "classes.csv"] + [dataset / f"{split}.txt" for split in SPLITS]
+    files = [dataset / CLASS_TABLE] + [dataset / f"{split}.txt" for split in SPLITS]
     for split in SPLITS:
         for folder in GROCERY_FOLDERS:
             files += (dataset / split / folder).rglob("*.jpg")
@@ -100,6 +101,11 @@ def _refuse_hostile(members: list[zipfile.ZipInfo]) -> None:
         raise ValueError(f"the archive is unsafe: it would unpack to {total:,} bytes")
 
 
+def upstream_root(folder: Path) -> Path:
+    """Return the folder of a copy that holds the class table: its own `dataset/`, or itself."""
+    return folder / "dataset" if (folder / "dataset").is_dir() else folder
+
+
 def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Iterator[Item]:
     """Yield the images that the set's own split files list.
 
@@ -111,12 +117,12 @@ def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Ite
     Raises:
         InputError: if this is not that folder.
     """
-    if not (root / "classes.csv").is_file():
+    if not (root / CLASS_TABLE).is_file():
         raise InputError(
-            f"{root}: no classes.csv here; --data or FRUITVEG_DATA must be the folder of the "
+            f"{root}: no {CLASS_TABLE} here; --data or FRUITVEG_DATA must be the folder of the "
             "Grocery Store Dataset that holds dataset/"
         )
-    with (root / "classes.csv").open(newline="", encoding="utf-8-sig") as file:
+    with (root / CLASS_TABLE).open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.reader(file))[1:]
     names = {int(number): {"fine": fine, "coarse": coarse} for fine, number, coarse, *_ in rows}
     for split in SPLITS:

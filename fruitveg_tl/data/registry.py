@@ -9,7 +9,7 @@ from fruitveg_tl.config import PATHS, SPLITS, SYNTHETIC
 from fruitveg_tl.data import grocery, kaggle, resplit, synthetic
 from fruitveg_tl.data.dataset import Dataset, Item, index
 from fruitveg_tl.data.folders import from_folders
-from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.errors import InputError, printable
 
 
 def load(
@@ -17,6 +17,7 @@ def load(
     label_level: str | None = None,
     data: str | os.PathLike | None = None,
     fold: int = 0,
+    complete: bool = True,
 ) -> Dataset:
     """Find a dataset, fetching or generating it if needed, and index it.
 
@@ -28,6 +29,7 @@ def load(
         label_level: "coarse" or "fine", for grocery only; None is "coarse" there.
         data: a copy already on disk in the upstream layout; default: `FRUITVEG_DATA`.
         fold: 1 to 5 deals all images anew, see `resplit`; 0 keeps the splits.
+        complete: False to look at a part of a set, in which splits or classes are missing.
 
     Raises:
         InputError: naming the file, folder, class or name that cannot be used.
@@ -42,20 +44,20 @@ def load(
         raise InputError(f"unknown label_level {label_level!r}; choose coarse or fine")
     if label_level and name not in GROCERY:
         raise InputError(f"{name}: no levels of labels to choose from; only grocery has them")
-    folder = Path(name).expanduser()
+    folder, partial = Path(name).expanduser(), fold > 0 or not complete
     if name in DATASETS:
         level = label_level or "coarse"
         copy = Path(data).expanduser() if data else None
-        root, source = DATASETS[name](copy, level, fold > 0)
+        root, source = DATASETS[name](copy, level, partial)
         title = f"{name}-{level}" if name in GROCERY else name
     elif folder.is_dir():
-        root, source, title = folder, from_folders(folder, fold > 0), folder.resolve().name
+        root, source, title = folder, from_folders(folder, partial), folder.resolve().name
     else:
         known = ", ".join(DATASETS)
         raise InputError(f"unknown dataset {name!r}; choose one of {known}, or give a folder")
     # Upstream's own validation split of grocery lacks four classes; that split is kept as it is.
     required = ("train", "test") if name in GROCERY else SPLITS
-    dataset = index(title, root, list(source), () if fold else required)
+    dataset = index(title, root, list(source), () if partial else required)
     return resplit.resplit(dataset, fold) if fold else dataset
 
 
@@ -68,6 +70,11 @@ def _fruits_veges(
     data: Path | None, label_level: str, partial: bool
 ) -> tuple[Path, Iterator[Item]]:
     root = data or kaggle.fetch()
+    if (grocery.upstream_root(root) / grocery.CLASS_TABLE).exists():
+        raise InputError(
+            f"{printable(root)}: a copy of the Grocery Store Dataset, not of fruits-veges; give "
+            "that set's own folder, or none to fetch it from Kaggle"
+        )
     return root, from_folders(root, partial)
 
 
@@ -77,8 +84,7 @@ def _grocery(
     partial: bool,
     categories: tuple[str, ...] = ("Fruit", "Vegetables"),
 ) -> tuple[Path, Iterator[Item]]:
-    root = data or grocery.fetch(PATHS.data / "grocery")
-    root = root / "dataset" if (root / "dataset").is_dir() else root
+    root = grocery.upstream_root(data or grocery.fetch(PATHS.data / "grocery"))
     return root, grocery.from_lists(root, label_level, categories)
 
 

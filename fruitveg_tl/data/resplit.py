@@ -54,7 +54,7 @@ def _deal(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
         turned = parts[fold % len(parts) :] + parts[: fold % len(parts)]
         test, rest = turned[-1], [group for part in turned[:-1] for group in part]
         split[np.isin(groups, test)] = "test"
-        split[np.isin(groups, list(_validation(rest, own)))] = "val"
+        split[np.isin(groups, list(validation_groups(rest, own)))] = "val"
     return split
 
 
@@ -76,8 +76,13 @@ def equal_parts(sizes: pd.Series, count: int, rng: np.random.Generator) -> list[
     return parts
 
 
-def _validation(groups: Sequence[int], sizes: pd.Series) -> Iterator[int]:
-    """Yield groups of about `VALIDATION` of a class's images, at least one, but never the last."""
+def validation_groups(groups: Sequence[int], sizes: pd.Series) -> Iterator[int]:
+    """Yield groups of about `VALIDATION` of a class's images, at least one, but never the last.
+
+    Args:
+        groups: of one class, to choose from, in order.
+        sizes: images of each group of the class, indexed by the group.
+    """
     wanted, filled = VALIDATION * sizes.sum(), 0
     for group in groups[: len(groups) - 1]:
         if filled and filled + sizes[group] / 2 > wanted:
