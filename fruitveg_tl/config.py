@@ -181,7 +181,7 @@ VARIABLES = {
     "FRUITVEG_WEIGHTS": "folder of weights files under Keras' names",
     "FRUITVEG_DATASET": "name or folder of the images, for every command and notebook",
     "FRUITVEG_ENGINE": "openvino or keras: what computes the frozen part and predictions",
-    "FRUITVEG_OTHER": "a second set of images, for the test across data sets",
+    "FRUITVEG_OTHER": "name or folder of a second set of images, for 01 and A5",
     "FRUITVEG_SEEDS": "seeds, e.g. 0 1 2: one run for each",
     **{f"FRUITVEG_{name.upper()}": f"notebooks: {name}" for name in OVERRIDES},
     "FRUITVEG_PROGRESS": "set by `report` for its kernels: descriptor to write progress to",

@@ -16,7 +16,7 @@ from fruitveg_tl.models.network import Network, Variant, build_network
 from fruitveg_tl.training import inference
 from fruitveg_tl.training.features import FrozenPart, activations_key
 from fruitveg_tl.utils import runtime
-from fruitveg_tl.utils.storage import sha256_json
+from fruitveg_tl.utils.storage import exclusive, sha256_json
 
 # Random weights get their BatchNorm statistics from every so many of the training images, and from
 # no fewer than the second number.
@@ -157,3 +157,19 @@ def frozen_part(inputs: Inputs, network: Network, fast: Network) -> FrozenPart:
     computing = network if inputs.engine == inference.OPENVINO else fast
     pool = computing.pool if inputs.transfer else None
     return FrozenPart(computing.prefix, pool, folder, inputs.frozen_precision)
+
+
+def pooled_features(inputs: Inputs) -> np.ndarray:
+    """Return what a linear probe sees of every image, from disk or computed now.
+
+    Args:
+        inputs: of a run by transfer.
+
+    Returns:
+        float32 (n, d), in the order of the index.
+    """
+    config, dataset = inputs.config, inputs.dataset
+    frozen = frozen_part(inputs, *build_networks(inputs))
+    with exclusive(frozen.folder):
+        pixels = dataset.pixels(config.size, config.crop)
+        return frozen.compute(pixels, dataset.rows("train"), views=0).pooled_plain

@@ -86,7 +86,7 @@ def images(tmp_path: Path) -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point every folder the package writes to at a temporary one."""
     redirect(tmp_path / "home", monkeypatch.setattr)
-    for name in ("FRUITVEG_DATA", "FRUITVEG_WEIGHTS", "FRUITVEG_DATASET"):
+    for name in ("FRUITVEG_DATA", "FRUITVEG_WEIGHTS", "FRUITVEG_DATASET", "FRUITVEG_OTHER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(PATHS, "weights", tmp_path / "bundled")

@@ -7,6 +7,7 @@ from PIL import Image
 from scipy import ndimage, sparse, stats
 from sklearn.neighbors import NearestNeighbors
 
+from fruitveg_tl.config import SPLITS
 from fruitveg_tl.data.dataset import Dataset
 
 HASH_BITS = 64
@@ -64,6 +65,32 @@ def leaked_test_rows(pairs: pd.DataFrame) -> np.ndarray:
     across = pairs[splits.sum(axis=1) == 1]
     in_test = np.where(across["first_split"] == "test", across["first"], across["second"])
     return np.unique(in_test.astype(int))
+
+
+def summary(dataset: Dataset, pairs: pd.DataFrame) -> pd.Series:
+    """Count what a set holds, and what of it stands there twice.
+
+    Args:
+        dataset: the images as distributed.
+        pairs: from `duplicates`.
+    """
+    index = dataset.index
+    content = {split: index.loc[index["split"] == split, "sha256"] for split in SPLITS}
+    doubtful = index.groupby("sha256")["label"].nunique()
+    return pd.Series(
+        {
+            "classes": len(dataset.classes),
+            "images": len(index),
+            "distinct contents": index["sha256"].nunique(),
+            **{f"images in {split}": len(found) for split, found in content.items()},
+            "test images that stand in train": content["test"].isin(content["train"]).sum(),
+            "test images that repeat another one": content["test"].duplicated().sum(),
+            "validation images that stand in test": content["val"].isin(content["test"]).sum(),
+            "contents under two labels": (doubtful > 1).sum(),
+            "near pairs": (~pairs["exact"]).sum(),
+            "near pairs under two labels": (~pairs["exact"] & ~pairs["same_label"]).sum(),
+        }
+    )
 
 
 def leak_gap(correct: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]:

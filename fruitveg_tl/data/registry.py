@@ -34,16 +34,8 @@ def load(
     Raises:
         InputError: naming the file, folder, class or name that cannot be used.
     """
-    if data and (name == SYNTHETIC or name not in DATASETS):
-        raise InputError(
-            f"--data {data}: {name} needs no copy; name the set that this is a copy of by "
-            f"--dataset, or give the folder itself: --dataset {data}"
-        )
+    _refuse_contradictions(name, label_level, data)
     data = data or config.variable("DATA")
-    if label_level not in (None, "coarse", "fine"):
-        raise InputError(f"unknown label_level {label_level!r}; choose coarse or fine")
-    if label_level and name not in GROCERY:
-        raise InputError(f"{name}: no levels of labels to choose from; only grocery has them")
     folder, partial = Path(name).expanduser(), fold > 0 or not complete
     if name in DATASETS:
         level = label_level or "coarse"
@@ -59,6 +51,20 @@ def load(
     required = ("train", "test") if name in GROCERY else SPLITS
     dataset = index(title, root, list(source), () if partial else required)
     return resplit.resplit(dataset, fold) if fold else dataset
+
+
+def _refuse_contradictions(
+    name: str, label_level: str | None, data: str | os.PathLike | None
+) -> None:
+    if data and (name == SYNTHETIC or name not in DATASETS):
+        raise InputError(
+            f"--data {data}: {name} needs no copy; name the set that this is a copy of by "
+            f"--dataset, or give the folder itself: --dataset {data}"
+        )
+    if label_level not in (None, "coarse", "fine"):
+        raise InputError(f"unknown label_level {label_level!r}; choose coarse or fine")
+    if label_level and name not in GROCERY:
+        raise InputError(f"{name}: no levels of labels to choose from; only grocery has them")
 
 
 def _synthetic(data: Path | None, label_level: str, partial: bool) -> tuple[Path, Iterator[Item]]:

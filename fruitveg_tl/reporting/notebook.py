@@ -1,7 +1,7 @@
 """What the notebooks share: the experiment and its runs; how text, tables and figures are shown."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -57,13 +57,18 @@ class Experiment:
         """The images as the experiment's networks see them, see `Dataset.pixels`."""
         return self.dataset.pixels(self.size, self.settings.get("crop", RunConfig.crop))
 
-    def run(self, backbone: str, network: bool = False, **changes) -> list[str]:
+    @property
+    def as_distributed(self) -> Dataset:
+        """The images in the splits that they came in, to look at: classes may lack some."""
+        return registry.load(self.name, self.label_level, complete=False)
+
+    def run(self, backbone: str, networks: int = 0, **changes) -> list[str]:
         """Return the folder names of the finished runs, one per seed, computing what is missing.
 
         Args:
             backbone: e.g. "vgg16".
-            network: True if the first run's trained network is needed too. It is not kept in Git,
-                so where it is missing the run is repeated.
+            networks: of how many runs, the first ones, the trained network is needed too. Networks
+                are not kept in Git, so where one is missing the run is repeated.
             changes: fields of `RunConfig` that differ from the experiment's, e.g.
                 strategy="scratch".
         """
@@ -72,7 +77,7 @@ class Experiment:
             fields = {"label_level": self.label_level, "seed": seed} | self.settings | changes
             run = RunConfig(self.name, backbone, **fields)
             folder = train_and_evaluate(run)
-            if network and not folders and not (folder / MODEL).exists():
+            if len(folders) < networks and not (folder / MODEL).exists():
                 folder = train_and_evaluate(run, force=True)
             folders.append(folder)
         return [folder.name for folder in folders]
@@ -106,6 +111,12 @@ def configure_experiment(
     settings = PROFILES.get(name, {}) | settings | config.overrides()
     label_level = settings.pop("label_level", label_level)
     return Experiment(name, label_level, settings, config.seeds(seeds))
+
+
+def second_set(experiment: Experiment) -> Experiment:
+    """Return the same experiment on the images of FRUITVEG_OTHER, by default the Kaggle set's."""
+    name = config.variable("OTHER") or "fruits-veges"
+    return replace(experiment, name=name, label_level=None)
 
 
 def record(done: Mapping[str, Sequence[str]]) -> None:

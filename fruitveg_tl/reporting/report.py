@@ -33,6 +33,7 @@ from fruitveg_tl.utils.storage import atomic_path, write_json
 TITLE = "Transfer learning on images of fruit and vegetables"
 ASSETS = Path(__file__).with_name("assets")
 ABSTRACT = ("answer", "models", "scores")  # tags of the cells whose output opens a report
+SECOND_SET = "second_set"  # what the appendix about FRUITVEG_OTHER is called
 REPEATED = "repeated"  # tag of the cells that say in every notebook what the first has said
 
 
@@ -206,12 +207,15 @@ def chapters(folder: Path, dataset: str | None) -> list[Path]:
         folder: that holds them.
         dataset: images that they are executed on; None for those that each names itself. An
             appendix that carries another data set's name answers questions that these images
-            cannot, and is left out; so are all of them where the images are generated.
+            cannot, and is left out; so is the one about a second set where none is named, and all
+            of them where the images are generated.
     """
     files = sorted(folder.glob("[0-9]*.ipynb"))
     if dataset != config.SYNTHETIC:
         files += sorted(folder.glob("A[0-9]*.ipynb"))
     about = {file: file.stem.split("_", 1)[-1] for file in files}
+    if dataset and not config.variable("OTHER"):
+        files = [file for file in files if about[file] != SECOND_SET]
     return [f for f in files if about[f] not in registry.DATASETS or dataset in (None, about[f])]
 
 

@@ -83,6 +83,36 @@ def test_exact_leaks_are_counted_in_one_line(tmp_path, home):
     assert "--resplit" in line and "\n" not in line
 
 
+def test_what_stands_twice_is_counted(tmp_path, home):
+    images = {
+        f"{split}/{name}/{i}.png": scene(1000 * s + 100 * n + i)
+        for s, split in enumerate(("train", "val", "test"))
+        for n, name in enumerate(("corn", "sweetcorn"))
+        for i in range(3)
+    }
+    images["test/corn/trained.png"] = images["train/corn/0.png"]
+    images["test/corn/again.png"] = images["test/corn/1.png"]
+    images["val/corn/tested.png"] = images["test/corn/2.png"]
+    images["train/sweetcorn/both.png"] = images["train/corn/0.png"]
+    images["train/sweetcorn/near.png"] = images["train/corn/1.png"].point(lambda v: min(255, v + 9))
+    dataset = write(tmp_path / "set", images)
+    counted = audit.summary(dataset, audit.duplicates(dataset, dataset.pixels(64)))
+    assert counted.to_dict() == {
+        "classes": 2,
+        "images": 23,
+        "distinct contents": 19,
+        "images in train": 8,
+        "images in val": 7,
+        "images in test": 8,
+        "test images that stand in train": 1,
+        "test images that repeat another one": 1,
+        "validation images that stand in test": 1,
+        "contents under two labels": 1,
+        "near pairs": 1,
+        "near pairs under two labels": 1,
+    }
+
+
 def test_quality_orders_images_as_the_eye_does():
     sharp = np.asarray(scene(3).resize((64, 64)))
     noise = np.random.default_rng(0).integers(-20, 20, sharp.shape)

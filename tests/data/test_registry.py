@@ -140,6 +140,11 @@ def test_grocery_may_lack_a_class_in_validation_but_not_in_training(groceries):
         load("grocery", data=groceries)
 
 
+def test_grocery_handed_out_as_the_kaggle_set_is_refused(groceries):
+    with pytest.raises(InputError, match="Grocery Store Dataset, not of fruits-veges"):
+        load("fruits-veges", data=groceries)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real images are not on this machine")
 def test_the_real_grocery_dataset_has_its_published_sizes_and_the_pinned_content():
     dataset = load("grocery", data=SHARED)

@@ -26,6 +26,11 @@ def test_as_it_is_a_partial_copy_is_refused_with_the_way_out(partial, home):
         load(partial)
 
 
+def test_as_it_is_a_partial_copy_can_be_looked_at(partial, home):
+    dataset = load(partial, complete=False)
+    assert dataset.split_sizes() == {"train": 54, "val": 0, "test": 11}
+
+
 def test_every_fold_keeps_all_images_and_tears_no_duplicates_apart(partial, home):
     tested = []
     for fold in range(1, FOLDS + 1):

@@ -52,7 +52,8 @@ def test_few_labels_are_judged_at_every_number_of_them(ahead, verdict):
     scratch = pd.DataFrame({"mean": [0.1, 0.5]}, index=[1, 10])
     transfer = scratch + np.array(ahead)[:, None]
     curves = {FINETUNED: transfer, SCRATCH: scratch}
-    assert findings.few_labels_suffice(curves).verdict == verdict
+    found = findings.few_labels_suffice(curves)
+    assert found.verdict == verdict and "widest with 1 of each class" in found.value
     # A number of labels that was not asked from scratch says nothing.
     more = pd.concat([transfer, pd.DataFrame({"mean": [0.4]}, index=[5])]).sort_index()
     assert findings.few_labels_suffice(curves | {FINETUNED: more}).verdict == verdict

@@ -1,3 +1,5 @@
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -34,9 +36,21 @@ def test_finished_runs_are_used_and_a_lost_network_is_trained_again(finished, qu
     before = (finished / "metrics.json").read_bytes()
     assert experiment.run("vgg16") == [finished.name]
     assert not (finished / "model.keras").exists()
-    assert experiment.run("vgg16", network=True) == [finished.name]
+    assert experiment.run("vgg16", networks=1) == [finished.name]
     assert (finished / "model.keras").exists()
     assert (finished / "metrics.json").read_bytes() == before
+
+
+def test_the_second_set_is_the_one_that_a_variable_names(images, home, monkeypatch):
+    experiment = notebook.configure_experiment(dataset="grocery", label_level="fine", size=32)
+    assert notebook.second_set(experiment).name == "fruits-veges"
+    shutil.rmtree(images / "validation" / "apple")  # as in a part of a set
+    monkeypatch.setenv("FRUITVEG_OTHER", str(images))
+    second = notebook.second_set(experiment)
+    assert (second.size, second.label_level) == (32, None)
+    assert second.as_distributed.split_sizes() == {"train": 24, "val": 6, "test": 12}
+    with pytest.raises(InputError, match="class 'apple' has no images in val"):
+        _ = second.dataset
 
 
 def test_a_run_is_read_back_whole(finished):

@@ -20,7 +20,9 @@ from fruitveg_tl.reporting import report
 
 FILES = report.chapters(PROJECT / "notebooks", None)
 MODELS = [file for file in FILES if file.name[:2] in ("02", "03", "04")]
-WITH_RESULTS = [file for file in FILES if file.name[:2] in ("02", "03", "04", "05", "A1", "A4")]
+WITH_RESULTS = [
+    file for file in FILES if file.name[:2] in ("02", "03", "04", "05", "A1", "A4", "A5")
+]
 CHAPTERS = (
     "The images",
     "VGG16",
@@ -30,6 +32,7 @@ CHAPTERS = (
     "Appendix 1",
     "Appendix 2",
     "Appendix 3",
+    "Appendix 5",
 )
 
 
@@ -46,7 +49,7 @@ def tags(cell):
 
 
 def test_there_are_five_and_their_appendices():
-    names = ["01", "02", "03", "04", "05", "A1", "A2", "A3", "A4"]
+    names = ["01", "02", "03", "04", "05", "A1", "A2", "A3", "A4", "A5"]
     assert [file.name[:2] for file in FILES] == names
 
 

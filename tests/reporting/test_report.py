@@ -85,14 +85,20 @@ def test_a_failing_cell_is_named_and_nothing_is_overwritten(tmp_path):
     assert source.read_bytes() == before
 
 
-def test_an_appendix_about_one_set_of_images_is_left_out_for_others(tmp_path):
+def test_an_appendix_about_other_images_is_left_out(tmp_path, monkeypatch):
     names = ["01_a.ipynb", "02_b.ipynb", "A1_evidence.ipynb", "A4_grocery.ipynb"]
+    names.append("A5_second_set.ipynb")
     for name in ("README.md", *reversed(names)):
         (tmp_path / name).touch()
     everything = [tmp_path / name for name in names]
-    assert report.chapters(tmp_path, None) == report.chapters(tmp_path, "grocery") == everything
-    assert report.chapters(tmp_path, "mine") == everything[:-1]
+    monkeypatch.delenv("FRUITVEG_OTHER", raising=False)
+    assert report.chapters(tmp_path, None) == everything
+    assert report.chapters(tmp_path, "grocery") == everything[:-1]
+    assert report.chapters(tmp_path, "mine") == everything[:-2]
     assert report.chapters(tmp_path, "synthetic") == everything[:2]
+    monkeypatch.setenv("FRUITVEG_OTHER", "fruits-veges")
+    assert report.chapters(tmp_path, "grocery") == everything
+    assert report.chapters(tmp_path, "mine") == [*everything[:-2], everything[-1]]
 
 
 def test_without_notebooks_it_says_so(tmp_path, monkeypatch):
