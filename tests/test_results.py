@@ -152,7 +152,8 @@ def test_a_readme_quotes_an_executed_cell_by_its_tag(tmp_path, monkeypatch):
 def test_committed_metrics_follow_from_the_committed_probabilities():
     from fruitveg_tl.evaluation import metrics
 
-    folders = sorted((PROJECT / "data" / "results").glob("grocery-*/"))
+    stored = PROJECT / "data" / "results"
+    folders = [*stored.glob("grocery-*/"), *stored.glob("fruits-veges-*/")]
     assert folders
     for folder in folders:
         provenance = json.loads((folder / "provenance.json").read_text())
@@ -161,8 +162,8 @@ def test_committed_metrics_follow_from_the_committed_probabilities():
         targets = np.searchsorted(classes, test["label"])
         assert len(test) == provenance["dataset"]["images"]["test"]
         for stage, scores in json.loads((folder / "metrics.json").read_text()).items():
-            stored = np.load(folder / f"probabilities-{results.slug(stage)}.npy")
-            assert metrics.evaluate(targets, stored) == pytest.approx(scores)
+            given = np.load(folder / f"probabilities-{results.slug(stage)}.npy")
+            assert metrics.evaluate(targets, given) == pytest.approx(scores)
         assert re.fullmatch("[0-9a-f]{40}", provenance["environment"]["commit"]), folder
 
 
