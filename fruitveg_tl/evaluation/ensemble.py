@@ -14,8 +14,8 @@ def mean_probabilities(every: Mapping[str, Sequence[Run]]) -> list[np.ndarray]:
     """Average the fine-tuned networks' probabilities for the test images, seed by seed.
 
     Args:
-        every: name to the runs of one network, a seed each, all of the same test images; the seeds
-            in the same order.
+        every: name to the runs of one network, a seed or a fold each, in the same order; those of
+            one place of the same test images.
 
     Returns:
         an array (n, classes) for each seed.

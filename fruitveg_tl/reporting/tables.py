@@ -62,12 +62,12 @@ def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """Return the study's table: one row per model, fine-tuned, and one for their mean.
 
     Args:
-        every: name to the runs of one network, a seed each, all of the same test images; the seeds
-            in the same order.
+        every: name to the runs of one network, a seed or a fold each, in the same order; those of
+            one place of the same test images.
 
     Returns:
         text columns, see `evaluated_models`. The last row averages the networks' probabilities,
-        seed by seed.
+        run by run.
     """
     rows = []
     for name, runs in every.items():
@@ -84,8 +84,8 @@ def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
             }
         )
     if len(every) > 1:
-        together = ensemble.mean_probabilities(every)
-        scores = (metrics.evaluate(runs[0].targets, mean) for mean in together)
+        means = zip(next(iter(every.values())), ensemble.mean_probabilities(every), strict=True)
+        scores = (metrics.evaluate(run.targets, mean) for run, mean in means)
         rows.append({"Model": ensemble.NAME} | _means(scores))
     return pd.DataFrame(rows).fillna("")
 
