@@ -111,10 +111,8 @@ def test_readmes_show_what_the_committed_results_and_notebooks_say(name):
 
 
 def test_the_mean_of_the_networks_is_evaluated_seed_by_seed():
-    truth = np.array([0, 1])
-
-    def run(seed, *probabilities):
-        array = np.array(probabilities)
+    def run(seed, *probabilities, truth=(0, 1)):
+        array, truth = np.array(probabilities), np.array(truth)
         return SimpleNamespace(
             targets=truth,
             probabilities={"fine-tuned": array},
@@ -134,6 +132,10 @@ def test_the_mean_of_the_networks_is_evaluated_seed_by_seed():
     assert first["Accuracy"] == "0.500 ± 0.000" and mean["Accuracy"] == "1.000 ± 0.000"
     assert first["Trained parameters"] == "2.5 M" and first["Training time"] == "101 s"
     assert mean["Model"] == "mean of the probabilities" and mean["Training time"] == ""
+    # Folds have test images of their own.
+    one[1], other[1] = (run(2, p, truth=(1,)) for p in ((0.6, 0.4), (0.1, 0.9)))
+    *_, mean = tables.models({"A": one, "B": other}).to_dict("records")
+    assert mean["Accuracy"] == "1.000 ± 0.000"
 
 
 def test_a_readme_quotes_an_executed_cell_by_its_tag(tmp_path, monkeypatch):
