@@ -33,7 +33,8 @@ from fruitveg_tl.utils.storage import atomic_path, write_json
 TITLE = "Transfer learning on images of fruit and vegetables"
 ASSETS = Path(__file__).with_name("assets")
 ABSTRACT = ("answer", "models", "scores")  # tags of the cells whose output opens a report
-SECOND_SET = "second_set"  # what the appendix about FRUITVEG_OTHER is called
+# What the appendix about FRUITVEG_OTHER is called, and the tag of cells elsewhere about it.
+SECOND_SET = "second_set"
 REPEATED = "repeated"  # tag of the cells that say in every notebook what the first has said
 
 
@@ -73,7 +74,13 @@ def execute(source: Path, target: Path) -> None:
         nbformat.write(notebook, temporary)
 
 
-def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tuple[Path, Path]:
+def export(
+    notebooks: Sequence[Path],
+    folder: Path,
+    name: str,
+    about: str,
+    left_out: Set[str] = frozenset(),
+) -> tuple[Path, Path]:
     """Bind executed notebooks, in this order, into a PDF and an HTML file.
 
     Args:
@@ -83,6 +90,7 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
         folder: where `NAME.pdf` and `NAME.html` are stored, and their figures.
         name: of the files, without ending.
         about: a line below the title.
+        left_out: tags of cells that are not bound.
 
     Returns:
         the PDF and the HTML file.
@@ -91,7 +99,7 @@ def export(notebooks: Sequence[Path], folder: Path, name: str, about: str) -> tu
     figures.mkdir(parents=True, exist_ok=True)
     read = {notebook.stem: nbformat.read(notebook, as_version=4) for notebook in notebooks}
     text = "\n\n".join(
-        _markdown(name, content, figures, {REPEATED} if number else set())
+        _markdown(name, content, figures, left_out | ({REPEATED} if number else set()))
         for number, (name, content) in enumerate(read.items())
     )
     abstract = _abstract(read.values(), figures)
@@ -146,7 +154,9 @@ MARKDOWN = "markdown-implicit_figures-raw_html-smart+tex_math_dollars"
 def _markdown(name: str, notebook: nbformat.NotebookNode, folder: Path, left_out: Set[str]) -> str:
     """Return a notebook without code and without the cells of some tags; store its figures."""
     exporter = MarkdownExporter(exclude_input=True)
-    exporter.register_preprocessor(TagRemovePreprocessor(enabled=True, remove_cell_tags=left_out))
+    exporter.register_preprocessor(
+        TagRemovePreprocessor(enabled=True, remove_cell_tags=set(left_out))
+    )
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [x for x in cell.outputs if RUNS not in x.get("data", ())]
@@ -249,4 +259,6 @@ def report(folder: Path, in_place: bool = False) -> list[Path]:
     if in_place:
         return list(export(study, folder, "study", about))
     about = f"Computed on this machine, on {printable(dataset or 'the images of the study')}"
-    return [*bound, *export(executed, folder, "live", f"{about}; commit {runtime.commit()}")]
+    about += f"; commit {runtime.commit()}"
+    left_out = set() if config.variable("OTHER") else {SECOND_SET}
+    return [*bound, *export(executed, folder, "live", about, left_out)]

@@ -65,6 +65,15 @@ def test_chapters_are_executed_and_bound(chapters, tmp_path):
     assert 'src="http' not in content
 
 
+def test_cells_that_do_not_apply_are_not_bound(tmp_path):
+    section = new_markdown_cell("## A second set", metadata={"tags": [report.SECOND_SET]})
+    chapter = write(tmp_path / "01_one.ipynb", new_markdown_cell("# First chapter"), section)
+    _, whole = report.export([chapter], tmp_path / "out", "study", "As committed")
+    _, page = report.export([chapter], tmp_path / "out", "live", "Here", {report.SECOND_SET})
+    assert "A second set" in whole.read_text()
+    assert "First chapter" in page.read_text() and "A second set" not in page.read_text()
+
+
 def test_the_page_fits_a_screen_however_wide_its_tables(tmp_path, browser):
     wide = "| " + " | ".join(f"column number {n}" for n in range(30)) + " |"
     lines = ["# Chapter", "a_very_long_name_" * 20, wide, "|---" * 30 + "|", wide]
