@@ -1,5 +1,6 @@
 """One set of images twice: trained on with what leaks from the test split, and without."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 from fruitveg_tl.data import audit
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.data.resplit import validation_groups
+from fruitveg_tl.utils.errors import InputError, printable
 
 WITH, WITHOUT = "with-leaks", "without-leaks"
 
@@ -27,6 +29,9 @@ def with_and_without(dataset: Dataset, pairs: pd.DataFrame, folder: Path) -> dic
 
     Returns:
         `WITH` and `WITHOUT` to the folder of each.
+
+    Raises:
+        InputError: if fewer than two classes are left.
     """
     groups = audit.duplicate_groups(pairs, len(dataset.index))
     leak = np.isin(groups, groups[dataset.rows("test")])
@@ -41,6 +46,11 @@ def with_and_without(dataset: Dataset, pairs: pd.DataFrame, folder: Path) -> dic
         kept[(dataset.targets == label) & (split != "val")] = "keep"
         kept[own & np.isin(groups, list(validation_groups(order, sizes)))] = "val"
     chosen = np.where(kept == "keep", split, kept)
+    if len(set(dataset.targets[chosen != ""])) < 2:
+        raise InputError(
+            f"{printable(dataset.root)}: fewer than two classes keep training images that are no "
+            "leaks: what these are worth cannot be measured; deal all images anew with --resplit"
+        )
     folders = {name: folder / f"{dataset.name}-{name}" for name in (WITH, WITHOUT)}
     _link(dataset, chosen, folders[WITH])
     _link(dataset, np.where(leak & (chosen == "train"), "", chosen), folders[WITHOUT])
@@ -49,9 +59,9 @@ def with_and_without(dataset: Dataset, pairs: pd.DataFrame, folder: Path) -> dic
 
 def _link(dataset: Dataset, split: np.ndarray, folder: Path) -> None:
     """Link each image below `folder/SPLIT/CLASS`; those whose split is empty are left out."""
+    shutil.rmtree(folder, ignore_errors=True)  # may hold what the set has lost since
     for row in np.flatnonzero(split != ""):
         file = dataset.root / dataset.index["path"][row]
         link = folder / split[row] / dataset.index["label"][row] / f"{row:05d}{file.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
         link.symlink_to(file.resolve())

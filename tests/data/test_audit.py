@@ -12,13 +12,18 @@ def write(root, images):
     return load(write_scenes(root, images))
 
 
-def test_exact_and_near_duplicates_are_found_and_nothing_else(tmp_path, home):
-    plain = {
+def distinct(classes, count):
+    """So many images of each class and split, no two alike."""
+    return {
         f"{split}/{name}/{i}.png": scene(1000 * s + 100 * n + i)
         for s, split in enumerate(("train", "val", "test"))
-        for n, name in enumerate(("kiwi", "pear"))
-        for i in range(4)
+        for n, name in enumerate(classes)
+        for i in range(count)
     }
+
+
+def test_exact_and_near_duplicates_are_found_and_nothing_else(tmp_path, home):
+    plain = distinct(("kiwi", "pear"), 4)
     again = plain["train/kiwi/0.png"]
     brighter = plain["train/pear/1.png"].resize((80, 80)).point(lambda v: min(255, v + 12))
     extra = {"test/kiwi/copy.png": again, "test/pear/near.png": brighter}
@@ -68,12 +73,7 @@ def test_a_chain_of_pairs_is_one_group():
 
 
 def test_exact_leaks_are_counted_in_one_line(tmp_path, home):
-    images = {
-        f"{split}/{name}/{i}.png": scene(1000 * s + 100 * n + i)
-        for s, split in enumerate(("train", "val", "test"))
-        for n, name in enumerate(("corn", "sweetcorn"))
-        for i in range(3)
-    }
+    images = distinct(("corn", "sweetcorn"), 3)
     assert audit.exact_leaks(write(tmp_path / "clean", images)) is None
     images["test/corn/again.png"] = images["train/corn/0.png"]
     images["test/corn/both.png"] = images["val/sweetcorn/1.png"]
@@ -84,12 +84,7 @@ def test_exact_leaks_are_counted_in_one_line(tmp_path, home):
 
 
 def test_what_stands_twice_is_counted(tmp_path, home):
-    images = {
-        f"{split}/{name}/{i}.png": scene(1000 * s + 100 * n + i)
-        for s, split in enumerate(("train", "val", "test"))
-        for n, name in enumerate(("corn", "sweetcorn"))
-        for i in range(3)
-    }
+    images = distinct(("corn", "sweetcorn"), 3)
     images["test/corn/trained.png"] = images["train/corn/0.png"]
     images["test/corn/again.png"] = images["test/corn/1.png"]
     images["val/corn/tested.png"] = images["test/corn/2.png"]

@@ -4,6 +4,7 @@ from conftest import scene, write_scenes
 
 from fruitveg_tl.data import audit, leaks
 from fruitveg_tl.data.registry import load
+from fruitveg_tl.utils.errors import InputError
 
 
 @pytest.fixture
@@ -45,8 +46,21 @@ def test_validation_images_are_no_leaks(laid_out):
     assert not len(pairs)  # without leaks, nothing stands twice
 
 
-def test_laid_out_again_nothing_changes(laid_out, tmp_path):
-    whole = load(str(tmp_path / "part"), complete=False)
+def test_laid_out_again_it_holds_what_the_set_holds_by_then(laid_out, tmp_path):
+    def again():
+        whole = load(str(tmp_path / "part"), complete=False)
+        pairs = audit.duplicates(whole, whole.pixels(64))
+        return load(str(leaks.with_and_without(whole, pairs, tmp_path / "laid out")[leaks.WITH]))
+
+    assert again().digest == laid_out[leaks.WITH].digest
+    (tmp_path / "part" / "train" / "kiwi" / "0.png").unlink()
+    assert len(again().index) == len(laid_out[leaks.WITH].index) - 1
+
+
+def test_a_set_that_leaks_wholly_is_refused(tmp_path, home):
+    images = {f"train/{name}/0.png": scene(n) for n, name in enumerate(("kiwi", "pear"))}
+    images |= {name.replace("train", "test"): image for name, image in images.items()}
+    whole = load(write_scenes(tmp_path / "leaky", images), complete=False)
     pairs = audit.duplicates(whole, whole.pixels(64))
-    again = leaks.with_and_without(whole, pairs, tmp_path / "laid out")
-    assert load(str(again[leaks.WITH])).digest == laid_out[leaks.WITH].digest
+    with pytest.raises(InputError, match="fewer than two classes keep training images"):
+        leaks.with_and_without(whole, pairs, tmp_path / "laid out")
