@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+from PIL import Image
 
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.evaluation import baselines, metrics
@@ -30,9 +33,14 @@ class Pitfall:
 def classes_at_the_root(dataset: Dataset) -> list[str]:
     """Return what a loader takes for classes when it is pointed one folder too high.
 
-    `keras.utils.image_dataset_from_directory` makes a class of every folder.
+    `keras.utils.image_dataset_from_directory` makes a class of every folder. It is shown folders of
+    the same names with an image in each, since it refuses a set that is in TIFF or WebP alone.
     """
-    return keras.utils.image_dataset_from_directory(dataset.root, verbose=False).class_names
+    with TemporaryDirectory() as root:
+        for folder in filter(Path.is_dir, dataset.root.iterdir()):
+            (Path(root) / folder.name).mkdir()
+            Image.new("RGB", (8, 8)).save(Path(root) / folder.name / "0.png")
+        return keras.utils.image_dataset_from_directory(root, verbose=False).class_names
 
 
 def splits_as_classes(dataset: Dataset) -> Pitfall:

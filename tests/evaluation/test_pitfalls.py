@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+from conftest import write_images
 
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics, pitfalls
 
 
-def test_a_loader_at_the_root_takes_the_splits_for_classes(images, home):
-    dataset = load(str(images))
+@pytest.mark.parametrize("ending", [".jpg", ".tif"])  # Keras refuses a set of TIFF alone
+def test_a_loader_at_the_root_takes_the_splits_for_classes(tmp_path, home, ending):
+    dataset = load(str(write_images(tmp_path / "images", ending=ending)))
     assert pitfalls.classes_at_the_root(dataset) == ["test", "train", "validation"]
     found = pitfalls.splits_as_classes(dataset)
     assert 0 <= found.shown <= 1 and found.true == 0
