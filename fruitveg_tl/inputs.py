@@ -121,13 +121,15 @@ def build_networks(inputs: Inputs) -> tuple[Network, Network]:
 
 
 def use_batch_norm_statistics(inputs: Inputs, pixels: np.ndarray, networks: set[Network]) -> None:
-    """Give random weights the BatchNorm statistics of some training images.
+    """Give random weights the BatchNorm statistics of some training images; others have their own.
 
     Args:
         inputs: of the run.
         pixels: all images, uint8 (n, size, size, 3).
         networks: built from `inputs`; changed in place.
     """
+    if inputs.source.source != weights.RANDOM:
+        return
     train = inputs.dataset.rows("train")
     some = train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]
     values = weights.estimate_batch_norm_statistics(
@@ -169,7 +171,9 @@ def pooled_features(inputs: Inputs) -> np.ndarray:
         float32 (n, d), in the order of the index.
     """
     config, dataset = inputs.config, inputs.dataset
-    frozen = frozen_part(inputs, *build_networks(inputs))
+    network, fast = build_networks(inputs)
+    pixels = dataset.pixels(config.size, config.crop)
+    use_batch_norm_statistics(inputs, pixels, {network, fast})
+    frozen = frozen_part(inputs, network, fast)
     with exclusive(frozen.folder):
-        pixels = dataset.pixels(config.size, config.crop)
         return frozen.compute(pixels, dataset.rows("train"), views=0).pooled_plain

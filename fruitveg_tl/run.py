@@ -127,8 +127,7 @@ def _compute_frozen_part(inputs: Inputs) -> _State:
     _say_what_it_takes(inputs, network)
     with _timed(seconds, "decode"):
         pixels = dataset.pixels(config.size, config.crop)
-    if inputs.source.source == weights.RANDOM:
-        use_batch_norm_statistics(inputs, pixels, {network, fast})
+    use_batch_norm_statistics(inputs, pixels, {network, fast})
     frozen = frozen_part(inputs, network, fast)
     with exclusive(frozen.folder):  # runs side by side that differ in the seed share them
         activations = frozen.compute(pixels, dataset.rows("train"), config.views)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -16,9 +17,10 @@ from processes import contents, finish, start
 from fruitveg_tl import config, results
 from fruitveg_tl import predict as predicting
 from fruitveg_tl import run as steps
+from fruitveg_tl.config import PATHS
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics
-from fruitveg_tl.inputs import Inputs
+from fruitveg_tl.inputs import Inputs, gather, pooled_features
 from fruitveg_tl.models import backbones, weights
 from fruitveg_tl.predict import choose_run, predict
 from fruitveg_tl.reporting import readme, tables
@@ -341,3 +343,13 @@ def test_of_fine_tuning_as_much_is_kept_as_lowers_the_validation_loss(home, quic
     assert 0 < kept["alpha"] <= 1
     loss = metrics.evaluate(targets, probabilities)["loss"]
     assert loss == pytest.approx(kept["val_loss"], rel=1e-3)
+
+
+def test_the_probes_features_computed_again_are_those_of_the_run(home, quick):
+    """Random weights with BatchNorm: its statistics come from the images, each time."""
+    config = replace(quick, backbone="mobilenetv2")
+    train_and_evaluate(config)
+    (stored,) = PATHS.cache.glob("activations/*/plain-pooled.npy")
+    used = np.load(stored).astype(np.float32)
+    shutil.rmtree(PATHS.cache / "activations")
+    np.testing.assert_array_equal(pooled_features(gather(config)), used)
