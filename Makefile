@@ -23,7 +23,7 @@ run: setup       ## train and evaluate on DATASET (default: synthetic), skipping
 	$(BIN)/python -m fruitveg_tl run $(if $(DATASET),--dataset "$(DATASET)") $(ARGS)
 
 report: setup    ## execute all notebooks on DATASET (default: synthetic) and bind them into a PDF
-	FRUITVEG_DATASET="$(or $(DATASET),synthetic)" $(BIN)/python -m fruitveg_tl report $(ARGS)
+	$(BIN)/python -m fruitveg_tl report $(if $(DATASET),--dataset "$(DATASET)") $(ARGS)
 
 notebooks: setup ## execute them in place, on the images they name, for committing
 	$(BIN)/python -m fruitveg_tl report --in-place
@@ -60,7 +60,7 @@ lab: setup       ## open JupyterLab
 	.venv-torch/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
 	touch $@
 
-BENCHMARKS := end_to_end prediction headline engine share_of_peak waiting onednn growth precision \
+BENCHMARKS := end_to_end prediction headline engine share_of_peak waiting onednn tries growth \
               input_path
 
 bench: setup .venv-torch/done  ## measure speed and memory, write benchmarks/results

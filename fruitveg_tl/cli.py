@@ -147,7 +147,7 @@ def _table(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from fruitveg_tl.reporting import report
 
-    for file in report.report(PATHS.report, options.in_place):
+    for file in report.report(PATHS.report, None if options.in_place else options.dataset):
         print(file)
 
 

@@ -196,12 +196,16 @@ def variable(name: str) -> str | None:
 
 @contextmanager
 def temporary_variable(name: str, value: str) -> Iterator[None]:
-    """Set a variable of `VARIABLES` for the processes that the block starts."""
-    os.environ[f"FRUITVEG_{name}"] = value
+    """Set a variable of `VARIABLES` for the block and the processes that it starts."""
+    key = f"FRUITVEG_{name}"
+    before = os.environ.get(key)
+    os.environ[key] = value
     try:
         yield
     finally:
-        del os.environ[f"FRUITVEG_{name}"]
+        del os.environ[key]
+        if before is not None:
+            os.environ[key] = before
 
 
 def keras_home() -> Path:

@@ -35,9 +35,9 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "report",
             help="execute the notebooks and bind them into a PDF and an HTML file",
-            description="Execute the notebooks in order, on the images that FRUITVEG_DATASET or "
-            "else the notebooks name, and bind them into report/live.pdf and .html; the committed "
-            "ones become report/study.pdf and .html. Finished runs are not computed again.",
+            description="Execute the notebooks in order and bind them into report/live.pdf and "
+            ".html; the committed ones become report/study.pdf and .html. Finished runs are not "
+            "computed again.",
         )
     )
     _add_predict(commands.add_parser("predict", help="classify images with a saved network"))
@@ -49,13 +49,17 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_dataset(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--dataset",
         default=config.variable("DATASET") or config.SYNTHETIC,
         help="synthetic, grocery, grocery-all, fruits-veges, or a folder of class folders "
         "(default: FRUITVEG_DATASET, else synthetic)",
     )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    _add_dataset(parser)
     parser.add_argument("--data", help="a copy of the data set on disk (default: FRUITVEG_DATA)")
     _add_settings(parser, (f for f in config.settings() if f.name in ("label_level", "resplit")))
     parser.set_defaults(command="data")
@@ -119,8 +123,12 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--in-place", action="store_true", help="store the executed notebooks in notebooks/"
+    images = parser.add_mutually_exclusive_group()
+    _add_dataset(images)
+    images.add_argument(
+        "--in-place",
+        action="store_true",
+        help="for committing: on the images that the notebooks name, and stored in notebooks/",
     )
     parser.set_defaults(command="report")
 

@@ -146,7 +146,9 @@ def test_a_readme_quotes_an_executed_cell_by_its_tag(tmp_path, monkeypatch):
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebooks" / "05_x.ipynb")
     runs = pd.DataFrame()
     filled = readme.fill("a\n<!-- cell 05_x answer -->old<!-- /cell -->\nb", runs)
-    assert filled == "a\n<!-- cell 05_x answer -->\nIt is **0.9**.\n<!-- /cell -->\nb"
+    assert filled == "a\n<!-- cell 05_x answer -->It is **0.9**.<!-- /cell -->\nb"
+    block = "<!-- cell 05_x answer -->\n{}\n<!-- /cell -->"
+    assert readme.fill(block.format("old"), runs) == block.format("It is **0.9**.")
     with pytest.raises(InputError, match=r"05_x.ipynb: no cell has the tag other"):
         readme.fill("<!-- cell 05_x other --><!-- /cell -->", runs)
 

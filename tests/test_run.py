@@ -64,7 +64,7 @@ def test_results_hold_together(finished, quick):
 
 
 def test_saved_network_gives_the_stored_probabilities_from_raw_images(home, quick):
-    # The network is stored in float32; what bfloat16 in the frozen part changes, precision.py says.
+    # The network is stored in float32; what bfloat16 in the frozen part changes, engine.py says.
     # At a low rate: random weights give probabilities that hang on the last bit else.
     finished = train_and_evaluate(replace(quick, finetune_rate=1e-4), precision="float32")
     dataset = load(quick.dataset)

@@ -2,9 +2,12 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
+from fruitveg_tl.config import FINETUNED
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.network import build_network
 from fruitveg_tl.results import Run
@@ -13,6 +16,13 @@ from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.storage import write_json
 
 REPEATS = 30
+LABELS = {
+    "parameters": "parameters (millions)",
+    "gigaflops": "arithmetic (GFLOP per image)",
+    "megabytes": "size (MB)",
+    "latency": "latency (ms per image)",
+    "training": "training time (s)",
+}
 
 
 def cost(run: Run) -> dict:
@@ -41,6 +51,29 @@ def cost(run: Run) -> dict:
         }
         write_json(file, content)
     return json.loads(file.read_text())
+
+
+def accuracy_and_costs(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """Return one row per network: name, accuracy (mean over its runs) and the keys of `LABELS`.
+
+    Args:
+        every: name to the runs of one network, a seed each; the first one's costs are told.
+    """
+    rows = []
+    for name, runs in every.items():
+        spent = cost(runs[0])
+        rows.append(
+            {
+                "name": name,
+                "accuracy": np.mean([run.scores[FINETUNED]["accuracy"] for run in runs]),
+                "parameters": spent["parameters"] / 1e6,
+                "gigaflops": spent["gigaflops"],
+                "megabytes": spent["megabytes"],
+                "latency": spent["latency_ms"],
+                "training": runs[0].training_seconds,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def multiplications(model: keras.Model) -> int:

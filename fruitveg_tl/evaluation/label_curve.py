@@ -1,11 +1,15 @@
 """Accuracy by the number of training images of each class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
+from fruitveg_tl.config import STAGES
 from fruitveg_tl.results import Run
+
+COUNTS = (1, 2, 5, 10, 20)  # training images of each class that are asked about
+SCRATCH_COUNTS = (1, 2, 5)  # more take long from scratch
 
 
 def images_per_class(run: Run) -> float:
@@ -13,19 +17,24 @@ def images_per_class(run: Run) -> float:
     return run.provenance["dataset"]["images"]["train"] / len(run.classes)
 
 
-def label_curve(taught: Mapping[float, Sequence[Run]], stage: str) -> pd.DataFrame:
+def label_curves(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
     """Return the test accuracy by the number of training images of each class.
 
     Args:
-        taught: that number to the runs with so many, a seed each.
-        stage: which predictions count.
+        runs: of one network, with `train_images_per_class` or all images, a seed each.
 
     Returns:
-        mean, low and high over the seeds, 0..1; the index is the number, rising.
+        each stage that the runs have to mean, low and high over the seeds, 0..1; the index is the
+        number of images of a class, rising.
     """
-    scored = {n: [run.scores[stage]["accuracy"] for run in runs] for n, runs in taught.items()}
-    columns = {"mean": np.mean, "low": np.min, "high": np.max}
-    curve = pd.DataFrame(
-        {name: {n: f(v) for n, v in scored.items()} for name, f in columns.items()}
+    scored = pd.DataFrame(
+        [
+            [stage, run.config.train_images_per_class or images_per_class(run), scores["accuracy"]]
+            for run in runs
+            for stage, scores in run.scores.items()
+        ],
+        columns=["stage", "images per class", "accuracy"],
     )
-    return curve.rename_axis("images per class").sort_index()
+    columns = {"mean": np.mean, "low": np.min, "high": np.max}
+    curves = scored.groupby(["stage", "images per class"])["accuracy"].agg(**columns)
+    return {stage: curves.loc[stage] for stage in STAGES if stage in curves.index}

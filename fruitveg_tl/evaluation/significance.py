@@ -28,6 +28,16 @@ def correct_fraction(runs: Sequence[Run], stage: str) -> np.ndarray:
     return np.mean([run.probabilities[stage].argmax(1) == run.targets for run in runs], axis=0)
 
 
+def correct_in_folds(runs: Sequence[Run], stage: str) -> np.ndarray:
+    """Return whether each test image of all runs is classified correctly, shape (n,), 0 or 1.
+
+    Args:
+        runs: of test images of their own, e.g. one per fold.
+        stage: one of `config.STAGES`.
+    """
+    return np.concatenate([run.probabilities[stage].argmax(1) == run.targets for run in runs])
+
+
 def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Compare every two networks on the same test images.
 
@@ -63,6 +73,29 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     pairs = pd.DataFrame(rows, columns=["better", "worse", "difference", "low", "high", "p"])
     pairs["p_holm"] = multipletests(pairs["p"], LEVEL, method="holm")[1] if len(pairs) else []
     return pairs.assign(resolved=pairs["p_holm"] < LEVEL)
+
+
+def against(correct: Mapping[str, np.ndarray], reference: str) -> dict[str, tuple[float, bool]]:
+    """Return by how many points of accuracy the others differ from one, and if that is resolved.
+
+    Args:
+        correct: see `compare`; Holm's correction is over all its pairs.
+        reference: which of them the others are compared with.
+    """
+    pairs, changes = compare(correct), {}
+    for pair in pairs[pairs[["better", "worse"]].eq(reference).any(axis=1)].itertuples():
+        ahead = pair.worse == reference
+        name = pair.better if ahead else pair.worse
+        changes[name] = (100 * pair.difference * (1 if ahead else -1), pair.resolved)
+    return changes
+
+
+def in_points(changes: Mapping[str, tuple[float, bool]]) -> str:
+    """Write what `against` returns: "VGG16 +5.1, ResNet50 +0.4 (not resolved)"."""
+    return ", ".join(
+        f"{name} {points:+z.1f}{'' if resolved else ' (not resolved)'}"
+        for name, (points, resolved) in changes.items()
+    )
 
 
 def compare_macro_f1(targets: np.ndarray, predicted: Mapping[str, np.ndarray]) -> pd.DataFrame:

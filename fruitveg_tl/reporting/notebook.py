@@ -20,6 +20,7 @@ from fruitveg_tl.profiles import PROFILES
 from fruitveg_tl.reporting import style
 from fruitveg_tl.results import MODEL, Run
 from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.markdown import escaped
 
 RUNS = "application/vnd.fruitveg-tl.runs+json"  # type of an output that no reader is shown
@@ -61,6 +62,19 @@ class Experiment:
     def as_distributed(self) -> Dataset:
         """The images in the splits that they came in, to look at: classes may lack some."""
         return registry.load(self.name, self.label_level, complete=False)
+
+    @property
+    def origin(self) -> pd.DataFrame:
+        """Which images, and which code, the figures of a notebook come from."""
+        environment = runtime.environment()
+        facts = {
+            "images": self.dataset.name,
+            "SHA-256": self.dataset.digest,
+            "commit": environment["commit"],
+            "backend": environment["backend"],
+            "graphics card": ", ".join(environment["gpus"]) or "none",
+        }
+        return pd.Series(facts, name="this notebook").to_frame()
 
     def run(self, backbone: str, networks: int = 0, **changes) -> list[str]:
         """Return the folder names of the finished runs, one per seed, computing what is missing.

@@ -120,6 +120,27 @@ def scores(intervals: pd.DataFrame) -> Figure:
     return figure
 
 
+def dots(table: pd.DataFrame, label: str) -> Figure:
+    """Show a table of numbers, a line per row, a kind of mark per column.
+
+    Args:
+        table: numbers; what is missing is left out.
+        label: of the axis.
+    """
+    figure, axes = new_figure(0.3 * len(table) + 0.8)
+    axis = axes[0, 0]
+    rows = range(len(table))
+    for column, name in enumerate(table):
+        marker, colour = MARKERS[column % len(MARKERS)], COLOURS[column % len(COLOURS)]
+        axis.plot(table[name], rows, marker, color=colour, label=wrapped([name])[0])
+    axis.set(xlabel=label, xlim=(0, None), yticks=rows, yticklabels=wrapped(table.index))
+    axis.grid(color="0.9")
+    axis.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
 def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Show confidence against accuracy, and the error rate against the predictions kept.
 

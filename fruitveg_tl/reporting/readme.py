@@ -18,7 +18,7 @@ def fill(text: str, runs: pd.DataFrame) -> str:
 
     `cell NOTEBOOK TAG` is what the cell with this tag shows in the executed notebook; `results
     CONTENT` the table of all finished runs on the images whose hash begins so, ablations left out;
-    `bundled` the table of the bundled weights.
+    `bundled` the table of the bundled weights. Within a line the marks stay within that line.
 
     Args:
         text: of the README.
@@ -33,8 +33,8 @@ def fill(text: str, runs: pd.DataFrame) -> str:
         "bundled": lambda: tables.markdown(tables.bundled_weights()),
     }
     return re.sub(
-        rf"(<!-- ({'|'.join(contents)})((?: [\w-]+)*) -->).*?(<!-- /\2 -->)",
-        lambda mark: f"{mark[1]}\n{contents[mark[2]](*mark[3].split())}\n{mark[4]}",
+        rf"(<!-- ({'|'.join(contents)})((?: [\w-]+)*) -->)(\n?).*?(<!-- /\2 -->)",
+        lambda mark: mark[1] + mark[4] + contents[mark[2]](*mark[3].split()) + mark[4] + mark[5],
         text,
         flags=re.DOTALL,
     )

@@ -229,14 +229,14 @@ def chapters(folder: Path, dataset: str | None) -> list[Path]:
     return [f for f in files if about[f] not in registry.DATASETS or dataset in (None, about[f])]
 
 
-def report(folder: Path, in_place: bool = False) -> list[Path]:
+def report(folder: Path, dataset: str | None) -> list[Path]:
     """Bind the notebooks as they are committed, then execute them here and bind that.
 
     Args:
         folder: where everything is stored: `study.pdf` and `.html` from the committed notebooks,
             `live.pdf` and `.html` from what this machine has just computed.
-        in_place: True to store the executed notebooks where they came from, for committing; they
-            are then bound as the study.
+        dataset: images to execute them on, a name or a folder. None to execute each in place, on
+            the images that it names, for committing: they are then bound as the study.
 
     Returns:
         the PDFs and HTML files.
@@ -244,21 +244,18 @@ def report(folder: Path, in_place: bool = False) -> list[Path]:
     Raises:
         InputError: if there are no notebooks or one fails.
     """
-    dataset = config.variable("DATASET")
-    sources = chapters(PATHS.notebooks, dataset)
+    sources, study = (chapters(PATHS.notebooks, name) for name in (dataset, None))
     if not sources:
         raise InputError(f"{PATHS.notebooks}: no notebooks here; restore them with «git checkout»")
-    study = chapters(PATHS.notebooks, None)
     about = "The study, from the notebooks as they are committed"
-    bound = () if in_place else export(study, folder, "study", about)
-    executed = []
-    for source in sources:
-        print(f"{source.name} …", flush=True)
-        executed.append(source if in_place else folder / source.name)
-        execute(source, executed[-1])
-    if in_place:
+    bound = export(study, folder, "study", about) if dataset else ()
+    executed = [folder / source.name if dataset else source for source in sources]
+    with temporary_variable("DATASET", dataset or ""):
+        for source, target in zip(sources, executed, strict=True):
+            print(f"{source.name} …", flush=True)
+            execute(source, target)
+    if not dataset:
         return list(export(study, folder, "study", about))
-    about = f"Computed on this machine, on {printable(dataset or 'the images of the study')}"
-    about += f"; commit {runtime.commit()}"
+    about = f"Computed on this machine, on {printable(dataset)}; commit {runtime.commit()}"
     left_out = set() if config.variable("OTHER") else {SECOND_SET}
     return [*bound, *export(executed, folder, "live", about, left_out)]

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from fruitveg_tl import results
+from fruitveg_tl.config import FINETUNED
 from fruitveg_tl.evaluation import cost
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.network import build_network
@@ -28,3 +29,7 @@ def test_a_cost_is_measured_once(finished):
     stored = finished / "cost.json"
     stored.write_text(json.dumps(found | {"latency_ms": 7.0}))
     assert cost.cost(run)["latency_ms"] == 7.0
+    (row,) = cost.accuracy_and_costs({"VGG16": [run]}).itertuples()
+    assert (row.name, row.latency) == ("VGG16", 7.0)
+    assert row.accuracy == run.scores[FINETUNED]["accuracy"]
+    assert set(cost.LABELS) < set(row._fields)

@@ -30,18 +30,23 @@ def run(val_accuracy=(), val_loss=(), frozen=0, **others):
     )
 
 
+EARLY, LATE = run((0.1, 0.6, 0.6, 0.6)), run((0.1, 0.2, 0.6, 0.6))
+
+
 @pytest.mark.parametrize(
-    ("transfer", "verdict"),
+    ("transferred", "verdict"),
     [
-        (run((0.1, 0.6, 0.6, 0.6)), CONFIRMED),
-        (run((0.1, 0.2, 0.6, 0.6)), REFUTED),
-        (run((0.1, 0.6, 0.6, 0.6), frozen=5), REFUTED),
-        (run((0.1, 0.2)), REFUTED),
+        ([EARLY], CONFIRMED),
+        ([LATE], REFUTED),
+        ([run((0.1, 0.6, 0.6, 0.6), frozen=5)], REFUTED),
+        ([run((0.1, 0.2))], REFUTED),
+        ([EARLY, LATE], QUALIFIED),
     ],
 )
-def test_training_is_shorter_if_transfer_is_ahead_in_half_the_time(transfer, verdict):
+def test_training_is_shorter_if_transfer_is_ahead_in_half_the_time(transferred, verdict):
     scratch = run((0.2, 0.3, 0.4, 0.5))
-    assert findings.training_is_shorter(transfer, scratch).verdict == verdict
+    starts = {f"network {i}": (one, scratch) for i, one in enumerate(transferred)}
+    assert findings.training_is_shorter(starts).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -129,15 +134,20 @@ def a_run(probe, tuned):
     )
 
 
+def stages(probe, tuned):
+    """Return which of 100 test images are classified correctly in both stages."""
+    return {PROBE: np.arange(100) < probe, FINETUNED: np.arange(100) < tuned}
+
+
 def test_fine_tuning_helps_every_network_some_or_none():
-    better, same = [a_run(50, 90)], [a_run(70, 71)]
+    better, same, worse = (stages(*counts) for counts in ((50, 90), (70, 71), (90, 50)))
     judge = findings.fine_tuning_helps
     assert judge({"A": better}).verdict == CONFIRMED
     assert judge({"B": same}).verdict == REFUTED
     mixed = judge({"A": better, "B": same})
     assert mixed.verdict == QUALIFIED
     assert "A +40.0, B +1.0 (not resolved)" in mixed.value
-    assert judge({"A": [a_run(90, 50)]}).verdict == REFUTED
+    assert judge({"A": worse}).verdict == REFUTED
 
 
 def test_a_model_is_told_by_its_five_metrics():
@@ -155,3 +165,6 @@ def test_what_is_not_measured_says_its_rule_and_no_value():
         "between 0.500 and 0.530. A part of that may be their source weights', which were converted"
     )
     assert f"{told} in different ways. **Confirmed here** (accuracies differ by" in str(measured)
+    listed = findings.in_words([finding, measured])
+    assert listed == f"- **The choice of backbone matters.** {measured}"
+    assert findings.in_words([finding]) == "None measured."

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,24 @@ def test_seeds_enter_as_shares_and_order_does_not_matter():
 def test_other_images_are_refused():
     with pytest.raises(ValueError, match="same images"):
         significance.compare({"a": right(0.5, 0), "b": right(0.5, 0)[:-1]})
+
+
+def test_changes_are_told_in_points_from_one_of_them():
+    base = right(0.7, 0)
+    correct = {"worse": base & right(0.5, 1), "recipe": base, "same": base.copy()}
+    changes = significance.against(correct, "recipe")
+    points = 100 * (correct["worse"].mean() - base.mean())
+    assert changes["worse"] == (pytest.approx(points), True) and changes["same"] == (0, False)
+    told = significance.in_points({name: changes[name] for name in ("worse", "same")})
+    assert told == f"worse {points:+.1f}, same +0.0 (not resolved)"
+
+
+def test_folds_have_test_images_of_their_own():
+    runs = [
+        SimpleNamespace(probabilities={"fine-tuned": np.eye(2)[given]}, targets=np.array(truth))
+        for given, truth in (([0, 1], [0, 0]), ([1], [1]))
+    ]
+    assert significance.correct_in_folds(runs, "fine-tuned").tolist() == [True, False, True]
 
 
 def test_macro_f1_is_compared_on_the_same_images():

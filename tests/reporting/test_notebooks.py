@@ -125,7 +125,7 @@ def test_all_run_on_any_images(miniature):
     pdf = files[2]
     pages = PdfReader(pdf).pages
     text = "\n".join(page.extract_text() for page in pages)
-    sections = ("Class balance", "Confusion matrix", "Where the network looked", "Findings")
+    sections = ("Class balance", "Confusion matrix", "Where the network looks", "Findings")
     for heading in (*CHAPTERS, *sections, *CLASSES):
         assert heading in text
     for source in ("Tiny ImageNet (bundled)", "random weights"):

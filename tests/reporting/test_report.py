@@ -113,4 +113,4 @@ def test_an_appendix_about_other_images_is_left_out(tmp_path, monkeypatch):
 def test_without_notebooks_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(PATHS, "root", tmp_path)
     with pytest.raises(InputError, match="no notebooks here"):
-        report.report(tmp_path / "report")
+        report.report(tmp_path / "report", "synthetic")
