@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _add_dataset(parser: argparse._ActionsContainer) -> None:
+def _add_dataset(parser: Any) -> None:
     parser.add_argument(
         "--dataset",
         default=config.variable("DATASET") or config.SYNTHETIC,

@@ -164,8 +164,8 @@ def _refuse_images(folder: Path) -> None:
     ]
     if images and _folders(folder):
         raise InputError(
-            f"{printable(images[0])}: it lies beside folders, as {len(images)} images do there, so "
-            "that its class is unknown; move them into class folders, or elsewhere"
+            f"{printable(images[0])}: it lies beside folders ({len(images)} such), so that its "
+            "class is unknown; move it into a class folder, or elsewhere"
         )
 
 

@@ -33,7 +33,7 @@ def frozen_and_trained(network: Network) -> Figure:
     counts = [layer.count_params() for layer in layers]
     frozen = [not layer.trainable_variables for layer in layers]
     boundary = {layer.name for layer in network.prefix.layers}
-    figure, axes = new_figure(1.7)
+    figure, axes = new_figure(1.45)
     axis = axes[0, 0]
     colours = ["0.75" if still else COLOURS[0] for still in frozen]
     axis.bar(range(len(layers)), counts, color=colours, width=1, edgecolor="white", linewidth=0.3)
@@ -106,7 +106,7 @@ def scores(intervals: pd.DataFrame) -> Figure:
         intervals: one row per network and score: name, score, value, low, high.
     """
     names, scores_shown = intervals["name"].unique(), intervals["score"].unique()
-    figure, axes = new_figure(0.3 * len(names) + 0.8, 1, len(scores_shown), sharey=True)
+    figure, axes = new_figure(0.24 * len(names) + 0.8, 1, len(scores_shown), sharey=True)
     for axis, score in zip(axes[0], scores_shown, strict=True):
         part = intervals[intervals["score"] == score]
         for row, (_, entry) in enumerate(part.iterrows()):
@@ -127,7 +127,7 @@ def dots(table: pd.DataFrame, label: str) -> Figure:
         table: numbers; what is missing is left out.
         label: of the axis.
     """
-    figure, axes = new_figure(0.3 * len(table) + 0.8)
+    figure, axes = new_figure(0.22 * len(table) + 0.9)
     axis = axes[0, 0]
     rows = range(len(table))
     for column, name in enumerate(table):

@@ -74,6 +74,16 @@ def test_no_image_is_no_error():
     assert data_plots.image_grid([], []).axes
 
 
+def test_dots_draw_every_number_there_is_by_row_and_column():
+    table = pd.DataFrame({"A": [0.2, 0.5], "none": [0.4, None]}, index=["scratch", "transfer"])
+    figure = plots.dots(table, "accuracy")
+    axis = figure.axes[0]
+    assert [line.get_xdata()[0] for line in axis.lines] == [0.2, 0.4]
+    assert axis.lines[0].get_marker() != axis.lines[1].get_marker()
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["scratch", "transfer"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["A", "none"]
+
+
 def test_bands_draw_every_curve_with_its_range_and_name():
     table = pd.DataFrame({"mean": [0.2, 0.5], "low": [0.1, 0.4], "high": [0.3, 0.6]}, index=[1, 20])
     axis = plots.bands({"transfer": table, "scratch": table / 2}, "images", "accuracy", True)

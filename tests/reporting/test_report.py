@@ -1,9 +1,12 @@
+import os
+
 import nbformat
 import pytest
 from conftest import assert_fits_screens
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pypdf import PdfReader
 
+from fruitveg_tl import options
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.reporting import report
 from fruitveg_tl.utils.errors import InputError
@@ -92,6 +95,30 @@ def test_a_failing_cell_is_named_and_nothing_is_overwritten(tmp_path):
     with pytest.raises(InputError, match=r"01_bad\.ipynb: a cell failed: ZeroDivisionError"):
         report.execute(source, source)
     assert source.read_bytes() == before
+
+
+def test_the_images_are_those_asked_for_or_in_place_the_notebooks_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(PATHS, "root", tmp_path)
+    monkeypatch.setenv("FRUITVEG_DATASET", "before")
+    (tmp_path / "notebooks").mkdir()
+    asked = new_code_cell("import os; print('on', os.environ['FRUITVEG_DATASET'] or 'my own')")
+    source = write(tmp_path / "notebooks" / "01_one.ipynb", new_markdown_cell("# One"), asked)
+    committed = source.read_bytes()
+    files = report.report(tmp_path / "report", "mine")
+    assert [file.name for file in files] == ["study.pdf", "study.html", "live.pdf", "live.html"]
+    assert "on mine" in (tmp_path / "report" / "live.html").read_text()
+    assert source.read_bytes() == committed
+    study, page = report.report(tmp_path / "report", None)
+    assert study.name == "study.pdf" and "on my own" in page.read_text()
+    assert "on my own" in source.read_text()
+    assert os.environ["FRUITVEG_DATASET"] == "before"
+
+
+def test_without_a_data_set_the_report_is_on_the_embedded_one(monkeypatch):
+    monkeypatch.delenv("FRUITVEG_DATASET", raising=False)
+    assert options.parser().parse_args(["report"]).dataset == "synthetic"
+    with pytest.raises(SystemExit):
+        options.parser().parse_args(["report", "--dataset", "mine", "--in-place"])
 
 
 def test_an_appendix_about_other_images_is_left_out(tmp_path, monkeypatch):
