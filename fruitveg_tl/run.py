@@ -76,7 +76,8 @@ class _State:
         """Return a split in order: of the plain activations, or of another array of all images."""
         rows = self.inputs.dataset.rows(split)
         array = self.activations.plain if plain is None else plain
-        return Batches([(array, rows)], self.inputs.one_hot(rows), EVALUATION_BATCH)
+        batch = EVALUATION_BATCH if self.inputs.transfer else SCRATCH_BATCH
+        return Batches([(array, rows)], self.inputs.one_hot(rows), batch)
 
 
 def train_and_evaluate(

@@ -199,10 +199,10 @@ def test_from_scratch_no_more_images_are_held_at_a_time_than_memory_bears(home, 
 
     monkeypatch.setattr(Batches, "__getitem__", noted)
     monkeypatch.setattr(steps, "SCRATCH_BATCH", 4)
-    monkeypatch.setattr(steps, "EVALUATION_BATCH", 2)
     train_and_evaluate(replace(quick, strategy="scratch"))
-    assert max(seen) == 4  # a step of eight images in two parts
+    assert max(seen) == 4  # a step of eight images in two parts; so is evaluation
     seen.clear()
+    monkeypatch.setattr(steps, "EVALUATION_BATCH", 2)
     train_and_evaluate(quick)
     assert max(seen) == 8
 
