@@ -6,12 +6,12 @@ The test split is not read.
 """
 
 import os
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from harness import DATASET, PRECISIONS, measure, save, span, start
+from harness import DATASET, PRECISIONS, in_turn, measure, save, span, start
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -45,17 +45,12 @@ def rates(name: str) -> list[dict[str, str]]:
     backbone, pixels = BACKBONES[name], registry.load(DATASET).pixels(SIZE)[:COUNT]
     cases = [(engine, precision) for engine in (KERAS, OPENVINO) for precision in PRECISIONS]
     ready = {case: inference(backbone, *case) for case in cases}
-    seconds: dict[tuple, list[float]] = {case: [] for case in cases}
-    output = {}
-    for _ in range(ROUNDS + 1):
-        for case in cases:
-            start = time.perf_counter()
-            output[case] = ready[case].predict(pixels)
-            seconds[case].append(time.perf_counter() - start)
+    seconds = in_turn({case: partial(ready[case].predict, pixels) for case in cases}, ROUNDS)
+    output = {case: ready[case].predict(pixels) for case in cases}
     exact = output[KERAS, "float32"]
     rows = []
     for case in cases:
-        measured = [len(pixels) / one for one in seconds[case][1:]]  # the first traces the graph
+        measured = [len(pixels) / one for one in seconds[case]]
         difference = np.abs(output[case] - exact).mean() / np.abs(exact).mean()
         rows.append(
             {

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,21 @@ def measure(
     if process.returncode:
         raise SystemExit(f"{script}: {name}{tuple(arguments)} ended with {process.returncode}")
     return {"found": json.loads(output.splitlines()[-1]), "seconds": seconds, "GiB": highest}
+
+
+def in_turn(works: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
+    """Return the seconds of each call, round by round, so that a disturbance meets them all.
+
+    One more round goes before: it traces the graphs.
+    """
+    seconds: dict[Any, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, call in works.items():
+            begin = time.perf_counter()
+            call()
+            if number:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
 
 
 def _private_memory(pid: int) -> float:

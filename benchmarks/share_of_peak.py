@@ -6,12 +6,11 @@ networks; an engine with better kernels can pass it. Any backend of Keras, on a 
 there is one: `KERAS_BACKEND=jax`.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from harness import PRECISIONS, measure, save, span, start
+from harness import PRECISIONS, in_turn, measure, save, span, start
 
 ROUNDS = 5
 PHASES = FROZEN, TRAINING = "frozen part", "training step"
@@ -27,13 +26,7 @@ def rates(backbone: str) -> list[dict]:
     for precision in PRECISIONS:
         works[FROZEN, engine(), precision] = frozen_part(backbone, engine(), precision)
         works[TRAINING, "keras", precision] = training_step(backbone, precision)
-    seconds = {key: [] for key in works}
-    for turn in range(ROUNDS + 1):
-        for key, (call, _) in works.items():
-            begin = time.perf_counter()
-            call()
-            if turn:  # the first one traces the graph
-                seconds[key].append(time.perf_counter() - begin)
+    seconds = in_turn({key: call for key, (call, _) in works.items()}, ROUNDS)
     speed = {key: work[1] / median(seconds[key]) for key, work in works.items()}
     return [
         {

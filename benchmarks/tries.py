@@ -4,12 +4,11 @@ Two thirds of its whole run are fine-tuning (`end_to_end.py`), and it is the net
 behind its goal. All steps are measured in turn in one process.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from harness import measure, save, span, start
+from harness import in_turn, measure, save, span, start
 
 ROUNDS = 6
 BACKBONE, LATER = "resnet50", "conv5_block1_out"
@@ -27,22 +26,17 @@ def steps() -> list[dict]:
         "float32": _step(precision="float32"),
         "convolutions of 1 × 1 as convolutions": _step(products=False),
     }
-    seconds = {name: [] for name in works}
-    for turn in range(ROUNDS + 1):
-        for name, (call, images) in works.items():
-            begin = time.perf_counter()
-            call()
-            if turn:  # the first one traces the graph
-                seconds[name].append((time.perf_counter() - begin) / images)
-    usual = median(seconds["as in a run"])
+    seconds = in_turn({name: call for name, (call, _) in works.items()}, ROUNDS)
+    each = {name: [1000 * one / works[name][1] for one in seconds[name]] for name in works}
+    usual = median(each["as in a run"])
     return [
         {
             "Training step": name,
-            "Milliseconds an image": f"{1000 * median(found):.1f}",
-            "Lowest to highest": span((1000 * one for one in found), ".1f"),
+            "Milliseconds an image": f"{median(found):.1f}",
+            "Lowest to highest": span(found, ".1f"),
             "Times as fast": f"{usual / median(found):.2f}",
         }
-        for name, found in seconds.items()
+        for name, found in each.items()
     ]
 
 
