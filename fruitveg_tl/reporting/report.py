@@ -41,8 +41,11 @@ REPEATED = "repeated"  # tag of the cells that say in every notebook what the fi
 def execute(source: Path, target: Path) -> None:
     """Run a notebook from top to bottom in a fresh kernel and store it with its outputs.
 
+    The kernel works in the folder of this process: a relative path in a variable means the same
+    there as here.
+
     Args:
-        source: the notebook; its folder is the kernel's working directory.
+        source: the notebook.
         target: where to store it; may be `source`.
 
     Raises:
@@ -53,7 +56,7 @@ def execute(source: Path, target: Path) -> None:
         notebook,
         timeout=None,
         kernel_name="python3",
-        resources={"metadata": {"path": str(source.parent)}},
+        resources={"metadata": {"path": str(Path.cwd())}},
         record_timing=False,
     )
     try:

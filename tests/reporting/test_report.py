@@ -30,6 +30,12 @@ def write(file, *cells):
     return file
 
 
+@pytest.fixture(autouse=True)
+def at_work(tmp_path, monkeypatch):
+    """Kernels work where this process does, and write there."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def chapters(tmp_path):
     table = "| a | b |\n|---|---|\n| 1 | kiwi |"
@@ -101,12 +107,16 @@ def test_the_images_are_those_asked_for_or_in_place_the_notebooks_own(tmp_path, 
     monkeypatch.setattr(PATHS, "root", tmp_path)
     monkeypatch.setenv("FRUITVEG_DATASET", "before")
     (tmp_path / "notebooks").mkdir()
-    asked = new_code_cell("import os; print('on', os.environ['FRUITVEG_DATASET'] or 'my own')")
+    (tmp_path / "mine").mkdir()
+    asked = new_code_cell(
+        "import os; name = os.environ['FRUITVEG_DATASET'] or 'my own'\n"
+        "print('on', name, os.path.isdir(name))"
+    )
     source = write(tmp_path / "notebooks" / "01_one.ipynb", new_markdown_cell("# One"), asked)
     committed = source.read_bytes()
     files = report.report(tmp_path / "report", "mine")
     assert [file.name for file in files] == ["study.pdf", "study.html", "live.pdf", "live.html"]
-    assert "on mine" in (tmp_path / "report" / "live.html").read_text()
+    assert "on mine True" in (tmp_path / "report" / "live.html").read_text()
     assert source.read_bytes() == committed
     study, page = report.report(tmp_path / "report", None)
     assert study.name == "study.pdf" and "on my own" in page.read_text()
