@@ -125,6 +125,11 @@ def span(values: Iterable[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}}"
 
 
+def stored(name: str) -> list[dict]:
+    """Return the rows that a script has stored."""
+    return json.loads((HERE / "results" / f"{name}.json").read_text())["rows"]
+
+
 def save(name: str, rows: list[dict]) -> None:
     """Store a benchmark's rows with the machine they come from and fill its table in the README.
 

@@ -1,14 +1,13 @@
 """The three numbers a reader wants, from the stored results of the other scripts."""
 
-import json
 from pathlib import Path
 
-from harness import HERE, save, start
+from harness import save, start, stored
 
 
 def main() -> None:
     """Store one row a backbone."""
-    whole, images = _rows("end_to_end"), _rows("prediction")
+    whole, images = stored("end_to_end"), stored("prediction")
     rows = []
     for own in (row for row in whole if row["By"] == "this package"):
         name = own["Backbone"]
@@ -22,10 +21,6 @@ def main() -> None:
             }
         )
     save(Path(__file__).stem, rows)
-
-
-def _rows(name: str) -> list[dict]:
-    return json.loads((HERE / "results" / f"{name}.json").read_text())["rows"]
 
 
 if __name__ == "__main__":
