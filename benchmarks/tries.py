@@ -71,7 +71,7 @@ def _step(
 
 
 def main() -> None:
-    """Measure, say what that would make of the whole run of `end_to_end.py`, and store the table."""
+    """Measure, say what that makes of the whole run of `end_to_end.py`, and store the table."""
     rows, keras, package = stored("end_to_end"), "recipe in Keras", "this package"
     whole = {
         row["By"]: float(row["Seconds"].replace(",", ""))
