@@ -44,9 +44,18 @@ EARLY, LATE = run((0.1, 0.6, 0.6, 0.6)), run((0.1, 0.2, 0.6, 0.6))
     ],
 )
 def test_training_is_shorter_if_transfer_is_ahead_in_half_the_time(transferred, verdict):
-    scratch = run((0.2, 0.3, 0.4, 0.5))
+    scratch = run((0.2, 0.3, 0.4, 0.5), validation=lambda stage: ([0, 0, 1, 2, 3, 4, 5], None))
     starts = {f"network {i}": (one, scratch) for i, one in enumerate(transferred)}
     assert findings.training_is_shorter(starts).verdict == verdict
+
+
+def test_from_scratch_it_may_never_get_beyond_the_most_frequent_class():
+    scratch = run((0.1, 0.4), validation=lambda stage: ([0, 0, 1, 2], None))
+    found = findings.training_is_shorter({"VGG16": (run((0.1, 0.4, 0.4, 0.5)), scratch)})
+    assert found.verdict == CONFIRMED
+    assert "VGG16 never gets beyond the most frequent class, and with transfer after 9" in found.value
+    poor = findings.training_is_shorter({"VGG16": (run((0.1, 0.4)), scratch)})
+    assert poor.verdict == REFUTED and "with transfer never" in poor.value
 
 
 @pytest.mark.parametrize(
