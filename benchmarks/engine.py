@@ -45,8 +45,12 @@ def rates(name: str) -> list[dict[str, str]]:
     backbone, pixels = BACKBONES[name], registry.load(DATASET).pixels(SIZE)[:COUNT]
     cases = [(engine, precision) for engine in (KERAS, OPENVINO) for precision in PRECISIONS]
     ready = {case: inference(backbone, *case) for case in cases}
-    seconds = in_turn({case: partial(ready[case].predict, pixels) for case in cases}, ROUNDS)
-    output = {case: ready[case].predict(pixels) for case in cases}
+    output = {}
+
+    def predict(case: tuple[str, str]) -> None:
+        output[case] = ready[case].predict(pixels)
+
+    seconds = in_turn({case: partial(predict, case) for case in cases}, ROUNDS)
     exact = output[KERAS, "float32"]
     rows = []
     for case in cases:

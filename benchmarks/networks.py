@@ -1,6 +1,7 @@
 """The two calls that the benchmarks of the arithmetic time: frozen part and training step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -28,25 +29,36 @@ def frozen_part(backbone: str, engine: str, precision: str) -> tuple[Callable, f
     return lambda: inference.predict(pixels), 2.0 * BATCH * multiplications(network.prefix)
 
 
-def training_step(backbone: str, precision: str) -> tuple[Callable, float]:
+def training_step(
+    backbone: str,
+    precision: str,
+    batch: int = BATCH,
+    boundary: str | None = None,
+    products: bool = True,
+) -> tuple[Callable, float]:
     """Return a training step of the tail on one batch, and its operations.
 
     Three times those of the tail: forward, gradient by the input, gradient by the weights.
+    `boundary` and `products` are by default as in a run.
     """
-    tail = compiled_tail(backbone, precision)
+    tail = compiled_tail(backbone, precision, boundary, products)
     rng = np.random.default_rng(0)
-    x = rng.random((BATCH, *tail.input_shape[1:]), np.float32)
-    y = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=BATCH)]
-    return lambda: tail.train_on_batch(x, y), 6.0 * BATCH * multiplications(tail)
+    x = rng.random((batch, *tail.input_shape[1:]), np.float32)
+    y = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=batch)]
+    return lambda: tail.train_on_batch(x, y), 6.0 * batch * multiplications(tail)
 
 
-def compiled_tail(backbone: str, precision: str) -> keras.Model:
+def compiled_tail(
+    backbone: str, precision: str, boundary: str | None = None, products: bool = True
+) -> keras.Model:
     """Build what is trained."""
-    tail = with_products(_network(backbone, precision).tail)
+    tail = _network(backbone, precision, boundary).tail
+    tail = with_products(tail) if products else tail
     tail.compile(keras.optimizers.AdamW(1e-5), "categorical_crossentropy")
     return tail
 
 
-def _network(backbone: str, precision: str) -> Network:
+def _network(backbone: str, precision: str, boundary: str | None = None) -> Network:
+    entry = BACKBONES[backbone]
     with runtime.dtype_policy(precision):
-        return build_network(BACKBONES[backbone], CLASSES, SIZE)
+        return build_network(replace(entry, boundary=boundary or entry.boundary), CLASSES, SIZE)

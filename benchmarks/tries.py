@@ -4,7 +4,6 @@ Two thirds of its whole run are fine-tuning (`end_to_end.py`), and it is the net
 behind its goal. All steps are measured in turn in one process.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -16,18 +15,21 @@ BACKBONE, LATER = "resnet50", "conv5_block1_out"
 
 def steps() -> list[dict]:
     """Measure a training step with each change, per image."""
-    from networks import BATCH
+    from networks import BATCH, training_step, usual_precision
 
-    works = {
-        "as in a run": _step(),
-        "batches of half the size": _step(batch=BATCH // 2),
-        "batches of twice the size": _step(batch=BATCH * 2),
-        "boundary one block later": _step(boundary=LATER),
-        "float32": _step(precision="float32"),
-        "convolutions of 1 × 1 as convolutions": _step(products=False),
+    usual_step = {"precision": usual_precision(BACKBONE), "batch": BATCH}
+    changes = {
+        "as in a run": {},
+        "batches of half the size": {"batch": BATCH // 2},
+        "batches of twice the size": {"batch": BATCH * 2},
+        "boundary one block later": {"boundary": LATER},
+        "float32": {"precision": "float32"},
+        "convolutions of 1 × 1 as convolutions": {"products": False},
     }
-    seconds = in_turn({name: call for name, (call, _) in works.items()}, ROUNDS)
-    each = {name: [1000 * one / works[name][1] for one in seconds[name]] for name in works}
+    settings = {name: usual_step | change for name, change in changes.items()}
+    calls = {name: training_step(BACKBONE, **own)[0] for name, own in settings.items()}
+    seconds = in_turn(calls, ROUNDS)
+    each = {n: [1000 * one / settings[n]["batch"] for one in seconds[n]] for n in settings}
     usual = median(each["as in a run"])
     return [
         {
@@ -38,36 +40,6 @@ def steps() -> list[dict]:
         }
         for name, found in each.items()
     ]
-
-
-def _step(
-    batch: int | None = None,
-    boundary: str | None = None,
-    precision: str | None = None,
-    products: bool = True,
-) -> tuple[Callable, int]:
-    """Return a training step and its number of images; what is not given is as in a run."""
-    from dataclasses import replace
-
-    import keras
-    import numpy as np
-    from networks import BATCH, CLASSES, SIZE, usual_precision
-
-    from fruitveg_tl.models.backbones import BACKBONES
-    from fruitveg_tl.models.network import build_network
-    from fruitveg_tl.training.pointwise import with_products
-    from fruitveg_tl.utils import runtime
-
-    backbone, batch = BACKBONES[BACKBONE], batch or BATCH
-    with runtime.dtype_policy(precision or usual_precision(BACKBONE)):
-        cut = replace(backbone, boundary=boundary or backbone.boundary)
-        tail = build_network(cut, CLASSES, SIZE).tail
-    tail = with_products(tail) if products else tail
-    tail.compile(keras.optimizers.AdamW(1e-5), "categorical_crossentropy")
-    rng = np.random.default_rng(0)
-    x = rng.random((batch, *tail.input_shape[1:]), np.float32)
-    y = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=batch)]
-    return lambda: tail.train_on_batch(x, y), batch
 
 
 def main() -> None:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from fruitveg_tl.config import FINETUNED
-from fruitveg_tl.evaluation.significance import RESAMPLES, correct_fraction
+from fruitveg_tl.evaluation.significance import correct_fraction, paired_bootstrap
 from fruitveg_tl.results import Run
 
 ALL, LEAKED, CLEAN = "all", "leaked", "clean"
@@ -16,8 +15,8 @@ ALL, LEAKED, CLEAN = "all", "leaked", "clean"
 def leak_effect(taught: Sequence[Run], spared: Sequence[Run], leaked: np.ndarray) -> pd.DataFrame:
     """Compare networks trained with leaks and without, on the same test images.
 
-    Paired percentile bootstrap over the images (Efron 1979; SciPy, seeded), each of which counts
-    with the fraction of the runs that classify it correctly.
+    Paired bootstrap over the images, each of which counts with the fraction of the runs that
+    classify it correctly.
 
     Args:
         taught: fine-tuned with what leaks from the test split, e.g. one run per seed.
@@ -33,10 +32,7 @@ def leak_effect(taught: Sequence[Run], spared: Sequence[Run], leaked: np.ndarray
     for name, part in {ALL: np.full(len(leaked), True), LEAKED: leaked, CLEAN: ~leaked}.items():
         if part.any():
             gap = (before - after)[part]
-            resampled = stats.bootstrap(
-                (gap,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0, batch=100
-            )
-            interval = resampled.confidence_interval
+            interval = paired_bootstrap(gap).confidence_interval
             means = before[part].mean(), after[part].mean(), gap.mean()
             rows[name] = [part.sum(), *means, interval.low, interval.high]
     columns = ["images", "with leaks", "without", "difference", "low", "high"]

@@ -66,14 +66,7 @@ class Experiment:
     @property
     def origin(self) -> pd.DataFrame:
         """Which images, and which code, the figures of a notebook come from."""
-        environment = runtime.environment()
-        facts = {
-            "images": self.dataset.name,
-            "SHA-256": self.dataset.digest,
-            "commit": environment["commit"],
-            "backend": environment["backend"],
-            "graphics card": ", ".join(environment["gpus"]) or "none",
-        }
+        facts = {"images": self.dataset.name, "SHA-256": self.dataset.digest} | runtime.origin()
         return pd.Series(facts, name="this notebook").to_frame()
 
     def run(self, backbone: str, networks: int = 0, **changes) -> list[str]:

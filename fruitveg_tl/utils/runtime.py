@@ -65,6 +65,15 @@ def environment() -> dict:
     }
 
 
+def origin() -> dict[str, str]:
+    """Say in words which code computes here, and by what."""
+    return {
+        "commit": commit(),
+        "backend": keras.backend.backend(),
+        "graphics card": ", ".join(gpus()) or "none",
+    }
+
+
 def commit() -> str:
     """Return the project's Git commit, with "+changes" if the package's code differs from it."""
     try:
