@@ -35,12 +35,19 @@ class Experiment:
         label_level: "coarse" or "fine"; None for the data set's own.
         settings: further fields of `RunConfig`.
         seeds: one run for each.
+
+    Raises:
+        InputError: naming a setting that makes no sense.
     """
 
     name: str
     label_level: str | None
     settings: dict
     seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        # Before an image is decoded or a network built by such a setting.
+        RunConfig(self.name, next(iter(BACKBONES)), self.label_level, **self.settings)
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -26,6 +26,12 @@ def test_the_notebook_chooses_unless_the_environment_does(monkeypatch):
     assert (experiment.size, experiment.seeds, experiment.label_level) == (48, (3, 4), "fine")
 
 
+def test_a_setting_that_makes_no_sense_ends_the_first_cell(monkeypatch):
+    monkeypatch.setenv("FRUITVEG_SIZE", "16")
+    with pytest.raises(InputError, match="size: 16 is too small; at least 32"):
+        notebook.configure_experiment(dataset="grocery")
+
+
 def test_finished_runs_are_used_and_a_lost_network_is_trained_again(finished, quick):
     experiment = notebook.configure_experiment(
         quick.dataset, size=32, views=1, batch_size=8, probe_epochs=3, finetune_epochs=2,
