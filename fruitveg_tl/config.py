@@ -5,7 +5,7 @@ notebooks and the tables read it from there.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -17,16 +17,17 @@ from fruitveg_tl.utils.errors import InputError
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
 SYNTHETIC = "synthetic"  # the embedded default
+RESPLIT = "--resplit (FRUITVEG_RESPLIT=1 for notebooks)"  # as messages advise it
 
 
-def _setting(default: Any, kind: type, text: str, ablation: bool = False, **limits: Any) -> Any:
+def _setting(default: Any, kind: type, text: str, ablation: bool = False, **more: Any) -> Any:
     """Declare a field: its type, what it means, and `least`, `most` or `choices`.
 
-    An ablation is part of a run's record where it is in use, so that runs finished before it was
-    thought of stay valid; every other setting always is.
+    A setting `in_use`, as is every ablation, is part of a run's record where it is not the default,
+    so that runs finished before it was thought of stay valid; every other setting always is.
     """
-    metadata = {"kind": kind, "help": text, "ablation": ablation} | limits
-    return field(default=default, metadata=metadata)
+    metadata = {"kind": kind, "help": text, "ablation": ablation, "in_use": ablation}
+    return field(default=default, metadata=metadata | more)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class RunConfig:
     )  # fmt: skip
     resplit: int = _setting(
         0, int, "deal the images anew, duplicates together: 1 to 5, each a fifth to test on "
-        "(without a number: 1)", ablation=True, least=0, most=5, const=1,
+        "(without a number: 1)", in_use=True, least=0, most=5, const=1,
     )  # fmt: skip
     train_images_per_class: int | None = _setting(
         None, int, "train on so many images of each class (default: all)", ablation=True, least=1
@@ -122,11 +123,11 @@ class RunConfig:
                 raise InputError(f"{setting.name}: {problem}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values for JSON, of the ablations those in use."""
+        """Return the settings as plain values for JSON, `in_use` ones where they are."""
         return {
             setting.name: getattr(self, setting.name)
             for setting in fields(self)
-            if not setting.metadata["ablation"] or getattr(self, setting.name) != setting.default
+            if not setting.metadata["in_use"] or getattr(self, setting.name) != setting.default
         }
 
     def identity(self) -> dict[str, Any]:
@@ -142,12 +143,6 @@ class RunConfig:
 def settings(ablations: bool | None = None) -> tuple[Field, ...]:
     """Return the fields of `RunConfig`: the ablations, what is none, or (None) all of them."""
     return tuple(f for f in fields(RunConfig) if ablations in (None, f.metadata["ablation"]))
-
-
-def ablations_in_words(config: Mapping[str, Any]) -> str:
-    """Name the ablations that a configuration from `RunConfig.to_dict` uses, or say nothing."""
-    used = (f.name for f in settings(ablations=True) if f.name in config)
-    return ", ".join(f"{name} {config[name]}" for name in used)
 
 
 def _problem(setting: Field, value: Any) -> str | None:

@@ -1,6 +1,9 @@
 """The settings that go with a set of images: defaults below what is asked for."""
 
-from fruitveg_tl.config import SYNTHETIC
+from collections.abc import Mapping
+from typing import Any
+
+from fruitveg_tl.config import SYNTHETIC, settings
 
 # The study's recipe; data/tuning/README.md says what had been seen when it was chosen.
 RECIPE = {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 10}
@@ -19,3 +22,18 @@ PROFILES = {
     "grocery-all": RECIPE,
     "fruits-veges": RECIPE,
 }
+
+
+def ablations_in_words(config: Mapping[str, Any]) -> str:
+    """Name what a run does otherwise than its recipe in order to learn what that is worth.
+
+    These are the settings declared as ablations, and parts of the recipe that are off: 0 where the
+    data set's profile, or else the default, is more.
+
+    Args:
+        config: from `RunConfig.to_dict`.
+    """
+    recipe = {f.name: f.default for f in settings()} | PROFILES.get(config["dataset"], {})
+    ablations = [f.name for f in settings(ablations=True) if f.name in config]
+    off = [name for name, value in config.items() if value == 0 and recipe[name]]
+    return ", ".join(f"{name} {config[name]}" for name in dict.fromkeys(ablations + off))

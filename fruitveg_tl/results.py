@@ -30,6 +30,7 @@ from fruitveg_tl import config
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import MAKESHIFT
+from fruitveg_tl.profiles import ablations_in_words
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.progress import note
@@ -249,8 +250,6 @@ def _rows(folder: Path) -> list[dict]:
     identity = config.RunConfig(**settings).identity()
     seed = identity.pop("seed")
     content, seconds = provenance["dataset"]["sha256"], provenance["seconds"]
-    ablations = config.ablations_in_words(settings)
-    no_views = "" if settings["views"] else "views 0"
     rows, spent = [], seconds["frozen"]
     for stage in scores:
         spent += seconds[stage]
@@ -266,7 +265,7 @@ def _rows(folder: Path) -> list[dict]:
                 "parameters": provenance["trained_parameters"][stage],
                 "seconds": spent,
                 "run": folder.name,
-                "ablation": ", ".join(filter(None, [ablations, no_views])),
+                "ablation": ablations_in_words(settings),
                 "settings": json.dumps(identity),
             }
             | scores[stage]

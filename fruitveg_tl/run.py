@@ -145,10 +145,11 @@ def _say_what_it_takes(inputs: Inputs, network: Network) -> None:
     missing = frozen.missing_bytes((count, train), config.size, config.views)
     if not dataset.pixels_file(config.size, config.crop).exists():
         missing += count * config.size**2 * 3
-    note(
-        f"{inputs.folder.name}: its cache needs {missing / 1e6:,.1f} MB more below {PATHS.cache}; "
-        "«python -m fruitveg_tl clean» frees it"
-    )
+    if missing:
+        note(
+            f"{inputs.folder.name}: its cache needs {missing / 1e6:,.1f} MB more below "
+            f"{PATHS.cache}; «python -m fruitveg_tl clean» frees it"
+        )
 
 
 # --- training -----------------------------------------------------------------------------------

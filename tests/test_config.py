@@ -6,6 +6,7 @@ from conftest import PROJECT
 
 from fruitveg_tl import config
 from fruitveg_tl.config import RunConfig
+from fruitveg_tl.profiles import PROFILES, ablations_in_words
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -33,12 +34,23 @@ def test_a_setting_that_makes_no_sense_is_named_with_what_does(change, message):
 
 def test_ablations_are_recorded_where_they_are_in_use_and_other_settings_always():
     plain = RunConfig("images", "vgg16").to_dict()
-    assert plain.keys() == {f.name for f in config.settings(ablations=False)}
-    assert config.ablations_in_words(plain) == ""
+    assert plain.keys() == {f.name for f in config.settings(ablations=False)} - {"resplit"}
+    assert ablations_in_words(plain) == ""
     used = RunConfig("images", "vgg16", crop=0.875, probe_first=False).to_dict()
     assert used.keys() - plain.keys() == {"probe_first"}
-    assert config.ablations_in_words(used) == "probe_first False"
+    assert ablations_in_words(used) == "probe_first False"
     assert RunConfig(**used) == RunConfig("images", "vgg16", crop=0.875, probe_first=False)
+
+
+def test_a_part_of_the_recipe_that_is_off_is_an_ablation_where_the_recipe_has_it():
+    def told(dataset, **changes):
+        recipe = PROFILES.get(dataset, {})
+        return ablations_in_words(RunConfig(dataset, "vgg16", **(recipe | changes)).to_dict())
+
+    assert told("images", mixup=0.0, resplit=2) == "mixup 0.0"
+    assert told("images", logit_adjustment=0.0) == told("synthetic", mixup=0.0) == ""
+    assert told("grocery", views=0, logit_adjustment=0.0) == "views 0, logit_adjustment 0.0"
+    assert told("grocery", size=128, finetune_epochs=4) == ""
 
 
 def test_how_images_are_called_is_no_part_of_a_run():

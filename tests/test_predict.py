@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -108,6 +109,24 @@ def test_a_backbones_name_stands_for_its_best_run_by_validation(trained, tmp_pat
     assert choose_run(trained.folder.name).folder == trained.folder
     with pytest.raises(InputError, match=r"no saved network of resnet50.*--backbones resnet50"):
         choose_run("resnet50")
+
+
+def test_images_dealt_anew_train_a_network_like_any_other_and_an_ablation_is_the_last_resort(
+    home, eager, tmp_path, capsys
+):
+    root = write_images(tmp_path / "mine", CLASSES)
+    run = ["run", "--dataset", str(root), "--backbones", "vgg16", *QUICK]
+
+    def answering(*more):
+        assert cli.main([*run, *more]) == 0
+        trained = capsys.readouterr().out.splitlines()[0]
+        return Path(trained), choose_run().folder
+
+    mistaken, chosen = answering("--divide-by-255")
+    assert chosen == mistaken
+    dealt, chosen = answering("--resplit")
+    assert chosen == dealt
+    assert answering("--divide-by-255", "--force") == (mistaken, dealt)
 
 
 def test_a_damaged_or_foreign_run_is_named_and_the_others_answer(trained, mine, capsys):

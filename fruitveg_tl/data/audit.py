@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import ndimage, sparse, stats
 from sklearn.neighbors import NearestNeighbors
 
-from fruitveg_tl.config import SPLITS
+from fruitveg_tl.config import RESPLIT, SPLITS
 from fruitveg_tl.data.dataset import Dataset
 
 HASH_BITS = 64
@@ -152,8 +152,8 @@ def exact_leaks(dataset: Dataset) -> str | None:
     parts = []
     if leaked:
         parts.append(
-            f"{leaked:,} of {len(tested):,} test images stand in train or val as well (--resplit "
-            "deals all anew, duplicates together)"
+            f"{leaked:,} of {len(tested):,} test images stand in train or val as well: "
+            f"{RESPLIT} deals all anew, duplicates together"
         )
     if len(doubtful):
         pairs = sorted({" and ".join(sorted(labels)) for labels in doubtful})

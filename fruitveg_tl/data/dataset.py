@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl.config import PATHS, SPLITS
+from fruitveg_tl.config import PATHS, RESPLIT, SPLITS
 from fruitveg_tl.data.images import check_header, map_files, pixel_array
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import sha256_file
@@ -121,5 +121,5 @@ def _check_classes(
             names = "" if len(empty) == 1 else f" ({', '.join(empty)})"
             raise InputError(
                 f"{printable(root)}: {which} no images in {split}{names}; add some there, remove "
-                "the class from the other splits, or deal all images anew with --resplit"
+                f"the class from the other splits, or deal all images anew with {RESPLIT}"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from fruitveg_tl.config import SPLITS
+from fruitveg_tl.config import RESPLIT, SPLITS
 from fruitveg_tl.data.dataset import Item
 from fruitveg_tl.data.images import IMAGE_SUFFIXES
 from fruitveg_tl.utils.errors import InputError, printable
@@ -54,7 +54,7 @@ def from_folders(root: Path, resplit: bool = False) -> Iterator[Item]:
             raise InputError(
                 f"{printable(root)}: no folder for {', '.join(missing)} beside "
                 f"{', '.join(printable(folder.name) for folder in splits.values())}; add it, or "
-                "deal all images anew with --resplit"
+                f"deal all images anew with {RESPLIT}"
             )
         for split, folder in splits.items():
             for path, label in _labelled(folder):
@@ -126,8 +126,8 @@ def _stratified(root: Path, images: list[tuple[Path, str]]) -> Iterator[Item]:
         )
     except ValueError as error:
         raise InputError(
-            f"{printable(root)}: too few images to split 70/10/20 ({error}); --resplit deals "
-            "smaller classes too"
+            f"{printable(root)}: too few images to split 70/10/20 ({error}); {RESPLIT} "
+            "deals smaller classes too"
         ) from None
     for split, rows in zip(SPLITS, (train, val, test), strict=True):
         for row in rows:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fruitveg_tl.config import RESPLIT
 from fruitveg_tl.data import audit
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.data.resplit import validation_groups
@@ -49,7 +50,8 @@ def with_and_without(dataset: Dataset, pairs: pd.DataFrame, folder: Path) -> dic
     if len(set(dataset.targets[chosen != ""])) < 2:
         raise InputError(
             f"{printable(dataset.root)}: fewer than two classes keep training images that are no "
-            "leaks: what these are worth cannot be measured; deal all images anew with --resplit"
+            "leaks: what these are worth cannot be measured; deal all images anew with "
+            f"{RESPLIT}"
         )
     folders = {name: folder / f"{dataset.name}-{name}" for name in (WITH, WITHOUT)}
     _link(dataset, chosen, folders[WITH])
