@@ -76,7 +76,6 @@ def summary(dataset: Dataset, pairs: pd.DataFrame) -> pd.Series:
     """
     index = dataset.index
     content = {split: index.loc[index["split"] == split, "sha256"] for split in SPLITS}
-    doubtful = index.groupby("sha256")["label"].nunique()
     return pd.Series(
         {
             "classes": len(dataset.classes),
@@ -86,11 +85,17 @@ def summary(dataset: Dataset, pairs: pd.DataFrame) -> pd.Series:
             "test images that stand in train": content["test"].isin(content["train"]).sum(),
             "test images that repeat another one": content["test"].duplicated().sum(),
             "validation images that stand in test": content["val"].isin(content["test"]).sum(),
-            "contents under two labels": (doubtful > 1).sum(),
+            "contents under two labels": len(_under_two_labels(index)),
             "near pairs": (~pairs["exact"]).sum(),
             "near pairs under two labels": (~pairs["exact"] & ~pairs["same_label"]).sum(),
         }
     )
+
+
+def _under_two_labels(index: pd.DataFrame) -> pd.Series:
+    """Return the labels of every content that stands under more than one."""
+    labels = index.groupby("sha256")["label"].unique()
+    return labels[labels.map(len) > 1]
 
 
 def leak_gap(correct: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]:
@@ -147,8 +152,7 @@ def exact_leaks(dataset: Dataset) -> str | None:
     elsewhere = images[images["split"] != "test"]
     tested = images[images["split"] == "test"]
     leaked = int(tested["sha256"].isin(elsewhere["sha256"]).sum())
-    contents = images.groupby("sha256")["label"].unique()
-    doubtful = contents[contents.map(len) > 1]
+    doubtful = _under_two_labels(images)
     parts = []
     if leaked:
         parts.append(

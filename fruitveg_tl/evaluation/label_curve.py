@@ -9,7 +9,6 @@ from fruitveg_tl.config import STAGES
 from fruitveg_tl.results import Run
 
 COUNTS = (1, 2, 5, 10, 20)  # training images of each class that are asked about
-SCRATCH_COUNTS = (1, 2, 5)  # more take long from scratch
 
 
 def images_per_class(run: Run) -> float:
