@@ -38,9 +38,11 @@ SETS = {
     "names of markup": lambda root: write_images(root, ("$a$ $$", "b|c*d`e`", "<i>f_g_h")),
     "names like numbers": lambda root: write_images(root, ("001", "1", "2.5")),
     "a test split wholly leaked": leaked,
+    "a split missing": lambda root: write_images(root, CLASSES, (8, 0, 4)),
     "a relative path": lambda root: Path(write_images(root, CLASSES).name),
     "a path with spaces": lambda root: write_images(root.with_name("my own images"), CLASSES),
 }
+AS_ADVISED = {"a split missing": {"FRUITVEG_RESPLIT": "1"}}  # by the message that refuses the set
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -48,7 +50,7 @@ def test_the_report(miniature, tmp_path, monkeypatch, name):
     home, environment = miniature
     shutil.copytree(home / "notebooks", tmp_path / "home" / "notebooks")
     monkeypatch.chdir(tmp_path)
-    own = {"FRUITVEG_DATASET": str(SETS[name](tmp_path / "images"))}
+    own = {"FRUITVEG_DATASET": str(SETS[name](tmp_path / "images"))} | AS_ADVISED.get(name, {})
     start = time.perf_counter()
     done = command("report", home=tmp_path / "home", **environment | own)
     assert done.returncode == 0, done.stderr[-2000:]
