@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, RunConfig
@@ -96,11 +96,7 @@ def _load(options: argparse.Namespace) -> "Dataset":
 
 
 def _run(options: argparse.Namespace) -> None:
-    configs = [
-        RunConfig(options.dataset, backbone_by_name(name).key, seed=seed, **_given(options))
-        for name in options.backbones
-        for seed in options.seeds
-    ]
+    configs = asked_for(options)
     _load(options)
     from fruitveg_tl import grid, results, run
     from fruitveg_tl.reporting import tables
@@ -121,12 +117,21 @@ def _run(options: argparse.Namespace) -> None:
     print(tables.evaluated_models(chosen).to_string(index=False))
 
 
-def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that were asked for, over those of the data set's profile."""
+def asked_for(options: argparse.Namespace) -> list[RunConfig]:
+    """Return the runs that `run`'s options ask for, over the data set's profile.
+
+    Raises:
+        InputError: naming the backbone that is unknown, or the setting that makes no sense.
+    """
     names = [f.name for f in config.settings() if f.name not in ("dataset", "backbone", "seed")]
     asked = {name: getattr(options, name) for name in names}
-    profile = PROFILES.get(options.dataset, {})
-    return profile | {name: value for name, value in asked.items() if value is not None}
+    given = {name: value for name, value in asked.items() if value is not None}
+    given = PROFILES.get(options.dataset, {}) | given
+    return [
+        RunConfig(options.dataset, backbone_by_name(name).key, seed=seed, **given)
+        for name in options.backbones
+        for seed in options.seeds
+    ]
 
 
 def _table(options: argparse.Namespace) -> None:

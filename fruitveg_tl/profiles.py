@@ -24,16 +24,21 @@ PROFILES = {
 }
 
 
+def recipe(dataset: str) -> dict[str, Any]:
+    """Return every setting as it is where nothing is asked for: the profile's, else the default."""
+    return {f.name: f.default for f in settings()} | PROFILES.get(dataset, {})
+
+
 def ablations_in_words(config: Mapping[str, Any]) -> str:
     """Name what a run does otherwise than its recipe in order to learn what that is worth.
 
-    These are the settings declared as ablations, and parts of the recipe that are off: 0 where the
-    data set's profile, or else the default, is more.
+    These are the settings declared as ablations, and parts of the recipe that are off: 0 where
+    `recipe` has more.
 
     Args:
         config: from `RunConfig.to_dict`.
     """
-    recipe = {f.name: f.default for f in settings()} | PROFILES.get(config["dataset"], {})
+    usual = recipe(config["dataset"])
     ablations = [f.name for f in settings(ablations=True) if f.name in config]
-    off = [name for name, value in config.items() if value == 0 and recipe[name]]
+    off = [name for name, value in config.items() if value == 0 and usual[name]]
     return ", ".join(f"{name} {config[name]}" for name in dict.fromkeys(ablations + off))

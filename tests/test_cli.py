@@ -1,4 +1,5 @@
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,10 @@ from conftest import command, problems, save_image
 from PIL import Image
 
 from fruitveg_tl import cli
-from fruitveg_tl.config import PATHS
+from fruitveg_tl.config import PATHS, RunConfig
+from fruitveg_tl.options import parser
+from fruitveg_tl.profiles import PROFILES
+from fruitveg_tl.utils import replay
 
 QUICK = ["--size", "32", "--views", "0", "--probe-epochs", "1", "--finetune-epochs", "1"]
 
@@ -136,6 +140,23 @@ def test_a_run_says_what_its_cache_needs_and_clean_frees_it(main, images):
     assert code == 0 and re.match(r"0\.[1-9] MB freed below", out)
     assert not list(cache.glob("activations/*")) and not list(cache.glob("pixels/*"))
     assert main(*run)[1] == shown  # the finished run is still there
+
+
+@pytest.mark.parametrize("dataset", ["my images", "synthetic", "grocery"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logit_adjustment": 0.0, "mixup": 0.0},
+        {"probe_first": False, "resplit": 3, "weight_decay": 0.0},
+        {"strategy": "scratch", "finetune_epochs": 30, "boundary": "block3_pool"},
+    ],
+)
+def test_the_command_of_a_run_asks_for_that_run(dataset, change):
+    fields = {"dataset": dataset, "backbone": "vgg16", "seed": 2} | PROFILES.get(dataset, {})
+    run = RunConfig(**(fields | change))
+    program, *words = shlex.split(replay.command(run))
+    assert program == "python" and words[:2] == ["-m", "fruitveg_tl"]
+    assert cli.asked_for(parser().parse_args(words[2:])) == [run]
 
 
 def test_an_ablation_is_an_option_of_its_own(main, images):

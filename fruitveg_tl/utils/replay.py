@@ -3,15 +3,17 @@
 import shlex
 
 from fruitveg_tl.config import RunConfig, settings
+from fruitveg_tl.profiles import recipe
 
 
 def command(config: RunConfig) -> str:
-    """Return a run's command, with every setting that is not the default."""
+    """Return a run's command, with every setting that its data set does not have by itself."""
     own = {"dataset": "--dataset", "backbone": "--backbones", "seed": "--seeds"}
+    usual = recipe(config.dataset)
     words = ["python", "-m", "fruitveg_tl", "run"]
     for setting in settings():
         name, value = setting.name, getattr(config, setting.name)
-        if name not in own and value == setting.default:
+        if name not in own and value == usual[name]:
             continue
         option = own.get(name, "--" + name.replace("_", "-"))
         if setting.metadata["kind"] is bool:
