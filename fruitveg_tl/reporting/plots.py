@@ -185,7 +185,7 @@ def bands(tables: Mapping[str, pd.DataFrame], x: str, y: str, log: bool = False)
     axis.set(xlabel=x, ylabel=y, xscale="log" if log else "linear", ylim=(0, None))
     axis.set_xticks(places, [f"{place:.3g}" for place in places], fontsize=8)
     axis.minorticks_off()
-    axis.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     sns.despine(figure)
     return figure
 
