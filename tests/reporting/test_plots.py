@@ -86,10 +86,10 @@ def test_dots_draw_every_number_there_is_by_row_and_column():
 
 def test_bands_draw_every_curve_with_its_range_and_name():
     table = pd.DataFrame({"mean": [0.2, 0.5], "low": [0.1, 0.4], "high": [0.3, 0.6]}, index=[1, 20])
-    axis = plots.bands({"transfer": table, "scratch": table / 2}, "images", "accuracy", True)
-    axis = axis.axes[0]
+    figure = plots.bands({"transfer": table, "scratch": table / 2}, "images", "accuracy", True)
+    axis = figure.axes[0]
     assert [line.get_ydata().tolist() for line in axis.lines] == [[0.2, 0.5], [0.1, 0.25]]
     assert axis.lines[0].get_linestyle() != axis.lines[1].get_linestyle()
-    assert [text.get_text() for text in axis.get_legend().texts] == ["transfer", "scratch"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["transfer", "scratch"]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["1", "20"]
     assert len(axis.collections) == 2 and axis.get_xscale() == "log"
