@@ -125,8 +125,8 @@ def asked_for(options: argparse.Namespace) -> list[RunConfig]:
     """
     names = [f.name for f in config.settings() if f.name not in ("dataset", "backbone", "seed")]
     asked = {name: getattr(options, name) for name in names}
-    given = {name: value for name, value in asked.items() if value is not None}
-    given = PROFILES.get(options.dataset, {}) | given
+    profile = PROFILES.get(options.dataset, {})
+    given = profile | {name: value for name, value in asked.items() if value is not None}
     return [
         RunConfig(options.dataset, backbone_by_name(name).key, seed=seed, **given)
         for name in options.backbones

@@ -5,7 +5,7 @@ notebooks and the tables read it from there.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -143,6 +143,11 @@ class RunConfig:
 def settings(ablations: bool | None = None) -> tuple[Field, ...]:
     """Return the fields of `RunConfig`: the ablations, what is none, or (None) all of them."""
     return tuple(f for f in fields(RunConfig) if ablations in (None, f.metadata["ablation"]))
+
+
+def ablations_in_use(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the ablations that a configuration from `RunConfig.to_dict` uses."""
+    return [f.name for f in settings(ablations=True) if f.name in config]
 
 
 def _problem(setting: Field, value: Any) -> str | None:

@@ -12,7 +12,6 @@ from fruitveg_tl.data.folders import images_below
 from fruitveg_tl.data.images import decode
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.profiles import ablations_in_words
 from fruitveg_tl.training.inference import BATCH, Inference
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.progress import note, progress
@@ -46,7 +45,7 @@ def choose_run(name: str | None = None) -> results.Run:
     Args:
         name: a run folder, or its name below `data/results`; or a backbone's name, for its best
             run by the loss of what it kept, on the validation split; None for the network that was
-            saved last.
+            saved last. Ablations answer only where there is nothing else.
 
     Raises:
         InputError: if there is none, or none with its network.
@@ -59,8 +58,8 @@ def choose_run(name: str | None = None) -> results.Run:
             f"{config.PATHS.results}: no saved network{f' of {name}' if name else ''}; train one "
             f"with «python -m fruitveg_tl run{f' --backbones {name.lower()}' if name else ''}»"
         )
-    # What an appendix has trained to show a mistake answers only where there is nothing else.
-    runs = [r for r in runs if not ablations_in_words(r.config.to_dict())] or runs
+    # An appendix trains some to show a mistake.
+    runs = [r for r in runs if not config.ablations_in_use(r.config.to_dict())] or runs
     if name is None:
         return max(runs, key=lambda run: (run.folder / results.MODEL).stat().st_mtime)
     return min(runs, key=_validation_loss)

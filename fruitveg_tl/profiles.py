@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fruitveg_tl.config import SYNTHETIC, settings
+from fruitveg_tl.config import SYNTHETIC, ablations_in_use, settings
 
 # The study's recipe; data/tuning/README.md says what had been seen when it was chosen.
 RECIPE = {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 10}
@@ -39,6 +39,6 @@ def ablations_in_words(config: Mapping[str, Any]) -> str:
         config: from `RunConfig.to_dict`.
     """
     usual = recipe(config["dataset"])
-    ablations = [f.name for f in settings(ablations=True) if f.name in config]
     off = [name for name, value in config.items() if value == 0 and usual[name]]
-    return ", ".join(f"{name} {config[name]}" for name in dict.fromkeys(ablations + off))
+    told = dict.fromkeys(ablations_in_use(config) + off)
+    return ", ".join(f"{name} {config[name]}" for name in told)

@@ -127,6 +127,8 @@ def test_images_dealt_anew_train_a_network_like_any_other_and_an_ablation_is_the
     dealt, chosen = answering("--resplit")
     assert chosen == dealt
     assert answering("--divide-by-255", "--force") == (mistaken, dealt)
+    plainer, chosen = answering("--mixup", "0")  # a choice of its user's, no ablation
+    assert chosen == plainer
 
 
 def test_a_damaged_or_foreign_run_is_named_and_the_others_answer(trained, mine, capsys):
