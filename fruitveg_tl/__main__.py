@@ -1,7 +1,36 @@
-"""`python -m fruitveg_tl`: see `cli`."""
+"""`python -m fruitveg_tl`: the process around `cli.main`."""
 
+import os
+import signal
 import sys
 
-from fruitveg_tl.cli import main
+STOPPED = "stopped; the same command goes on with the steps that are left\n"
 
-sys.exit(main())
+
+def _stop(*_) -> None:
+    # At once: libraries turn a KeyboardInterrupt into errors of their own, or abort after it.
+    os.write(terminal, STOPPED.encode())
+    os._exit(130)
+
+
+def _open_closed_streams() -> None:
+    """Give a stream that the caller has closed to the null device, not to the next opened file."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r"))
+
+
+if __name__ == "__main__":
+    _open_closed_streams()
+    terminal = os.dup(2)  # `utils.backend` holds standard error back for a while
+    signal.signal(signal.SIGINT, _stop)
+    from fruitveg_tl.cli import main
+
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # After a failure, threads of the libraries may abort a process that ends in an orderly way.
+    os._exit(code)

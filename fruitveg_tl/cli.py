@@ -14,6 +14,7 @@ from fruitveg_tl.models.backbones import backbone_by_name
 from fruitveg_tl.options import parser
 from fruitveg_tl.profiles import PROFILES
 from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.utils.storage import STDOUT, new_file, remove
 
 if TYPE_CHECKING:
     from fruitveg_tl.data.dataset import Dataset
@@ -48,12 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at the end
         return 0
     except OSError as error:
+        sys.unraisablehook = lambda _: None  # HDF5 says once more that it cannot close its file
         where = f"{printable(error.filename)}: " if error.filename else ""
         reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
         way_out = _WAYS_OUT.get(error.errno, "correct that")
         print(
             f"error: {where}{reason}; {way_out}, then give the same command again: finished steps "
             "are kept",
+            file=sys.stderr,
+        )
+        return 2
+    except MemoryError:
+        print(
+            "error: not enough memory; close other programs, or choose a smaller --size or "
+            "--batch-size",
             file=sys.stderr,
         )
         return 2
@@ -85,13 +94,18 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> "Dataset":
-    """Load the images that the options name, and warn of what stands among them twice."""
-    from fruitveg_tl.data import audit, registry
+    """Load the images that the options name, and warn of what makes scores doubtful."""
+    from fruitveg_tl.data import audit, folders, registry
 
     fold = options.resplit or 0
     dataset = registry.load(options.dataset, options.label_level, options.data, fold)
-    if leaks := audit.exact_leaks(dataset):
-        print(f"WARNING: {leaks}", file=sys.stderr)
+    for warning in (
+        folders.passed_over(dataset.root),
+        audit.exact_leaks(dataset),
+        audit.few_test_images(dataset),
+    ):
+        if warning:
+            print(f"WARNING: {warning}", file=sys.stderr)
     return dataset
 
 
@@ -143,7 +157,9 @@ def _table(options: argparse.Namespace) -> None:
         raise InputError("no finished run yet; start one with «python -m fruitveg_tl run»")
     if options.readme:
         for file in filter(Path.exists, (PATHS.root / name for name in readme.FILES)):
-            file.write_text(readme.fill(file.read_text(), runs))
+            filled = readme.fill(file.read_text(), runs)
+            with new_file(file) as temporary:
+                temporary.write_text(filled)
         return
     table = tables.evaluated_models(runs)
     print(tables.markdown(table) if options.markdown else table.to_string(index=False))
@@ -164,14 +180,18 @@ def _predict(options: argparse.Namespace) -> None:
         raise InputError(f"--top {options.top}: at least 1")
     files, problems = find_images(options.images)
     run = choose_run(options.run)
+    kinds = {kind: getattr(options, kind) for kind in ("csv", "json", "html")}
+    outputs = {kind: path for kind, path in kinds.items() if path}
+    predictions.refuse_outputs(outputs, files, run)
     print(f"answered by {predictions.source(run)}", file=sys.stderr)
+    shown = sys.stderr if STDOUT in outputs.values() else sys.stdout
     answers = []
     try:
         for path, probabilities in predict(files, run) if files else ():
             answers.append((path, probabilities))
             top = probabilities.head(options.top)
             best = ", ".join(f"{printable(name)} {value:.1%}" for name, value in top.items())
-            print(f"{printable(path)}: {best}")
+            print(f"{printable(path)}: {best}", file=shown)
     except InputError as error:
         problems.append(str(error))
     if options.csv:
@@ -196,7 +216,5 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _clean(options: argparse.Namespace) -> None:
-    from fruitveg_tl.utils.storage import remove
-
     freed = sum(remove(PATHS.cache / name) for name in ("pixels", "activations"))
     print(f"{freed / 1e6:,.1f} MB freed below {PATHS.cache}")

@@ -2,16 +2,18 @@
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fruitveg_tl.data import preprocess
 from fruitveg_tl.results import Run
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError, first_line, printable
-from fruitveg_tl.utils.storage import atomic_path
+from fruitveg_tl.utils.storage import new_folder
 
 TOLERANCE = 1e-3  # of a probability
 IMAGES = 8  # that the check compares
@@ -90,8 +92,8 @@ FORMATS = {
 def export(run: Run, name: str, folder: Path) -> tuple[Path, float]:
     """Write a run's network in another format and compare the two.
 
-    Beside it are `classes.json`, the classes in the order of its outputs, and `input.json`, which
-    says what an image has to be; the backbone's own preprocessing is inside the network.
+    Beside it are `classes.json`, the classes in the order of its outputs; `input.json`, which says
+    what an image has to be; and `preprocess.py`, which makes it so from a file.
 
     Args:
         run: a finished run with its network.
@@ -114,8 +116,7 @@ def export(run: Run, name: str, folder: Path) -> tuple[Path, float]:
     model, size = run.load_model(), run.config.size
     images = np.random.default_rng(0).uniform(0, 255, (IMAGES, size, size, 3)).astype(np.float32)
     own = keras.ops.convert_to_numpy(model(images, training=False))
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
+    with new_folder(folder) as temporary:
         file = temporary / wanted.file
         try:
             model.export(str(file), format=wanted.keras_name, verbose=False)
@@ -126,17 +127,25 @@ def export(run: Run, name: str, folder: Path) -> tuple[Path, float]:
         difference = float(np.abs(wanted.reader(file)(images) - own).max())
         if not difference <= TOLERANCE:
             raise InputError(f"export to {name}: its probabilities differ by {difference:.1e}")
+        shutil.copyfile(preprocess.__file__, temporary / "preprocess.py")
         (temporary / "classes.json").write_text(json.dumps(run.classes, ensure_ascii=False))
-        (temporary / "input.json").write_text(json.dumps(_input(run), indent=1))
+        (temporary / "input.json").write_text(json.dumps(_input(run, name), indent=1))
     return folder / wanted.file, difference
 
 
-def _input(run: Run) -> dict:
+def _input(run: Run, name: str) -> dict:
     size, crop = run.config.size, run.config.crop
-    return {
+    about = {
         "shape": ["n", size, size, 3],
         "dtype": "float32",
         "values": "RGB, 0 to 255; the network holds its backbone's preprocessing",
-        "resize": f"EXIF orientation applied, centre square of {crop:g} of the shorter side, "
-        f"bicubic to {size} x {size}",
+        "size": size,
+        "crop": crop,
+        "preprocessing": "preprocess.load_image(file, size, crop), in the file beside this one",
     }
+    if name == "openvino":
+        about["precision"] = (
+            'compile the network with {"INFERENCE_PRECISION_HINT": "f32"}: on processors that have '
+            "bfloat16 OpenVINO computes in that by default, and answers differ"
+        )
+    return about

@@ -1,6 +1,7 @@
 """The options of the command line: every setting's default, choices and help come from `config`."""
 
 import argparse
+import re
 from collections.abc import Iterable
 from dataclasses import Field
 from pathlib import Path
@@ -15,7 +16,7 @@ EXPORT_FORMATS = ("onnx", "litert", "saved_model", "openvino")  # of fruitveg_tl
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; what it parses names its `command`."""
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog="python -m fruitveg_tl",
         description="Transfer learning on images of fruit and vegetables.",
     )
@@ -47,6 +48,22 @@ def parser() -> argparse.ArgumentParser:
     )
     clean.set_defaults(command="clean")
     return whole
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; of an unknown option, which others have its word."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        options = re.findall(r"--[a-z][\w-]+", self.format_help())
+        for word in rest:
+            near = dict.fromkeys(x for x in options if word[2:].split("=")[0] in x)
+            if word.startswith("--") and near:
+                self.error(f"unknown option {word}; did you mean {' or '.join(near)}?")
+        return found, rest
 
 
 def _add_dataset(parser: Any) -> None:
@@ -145,7 +162,12 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="classes to print (default: 5)"
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every class's probability")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write every class's probability; - for standard output",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="the same as JSON")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="a page of images, heat maps and probabilities"

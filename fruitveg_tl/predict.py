@@ -79,7 +79,7 @@ def _with_networks() -> Iterator[results.Run]:
             note(f"WARNING: {error}")
 
 
-def predict(paths: Sequence[Path], run: results.Run) -> Iterator[tuple[Path, pd.Series]]:
+def predict(paths: Sequence[str | Path], run: results.Run) -> Iterator[tuple[Path, pd.Series]]:
     """Classify images with a run's whole network, a batch at a time.
 
     Args:
@@ -91,9 +91,11 @@ def predict(paths: Sequence[Path], run: results.Run) -> Iterator[tuple[Path, pd.
         first.
 
     Raises:
+        TypeError: if something other than a path is given.
         InputError: after all others are answered, with a line for each image that cannot be
             decoded; at once if the network cannot be used, see `results.Run.load_model`.
     """
+    paths = [Path(path) for path in paths]
     network = Inference(run.load_model())
     problems: list[str] = []
     answered: list[Path] = []

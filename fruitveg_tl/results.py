@@ -11,11 +11,14 @@ One folder per run below `data/results/`, written in one atomic step when the ru
     probabilities-STAGE.npy   float32 (n_test, classes), rows as in test.csv
     val.csv, validation-STAGE.npy   the same for the validation split
     classes.json              the classes, in the order of the network's outputs
+    preprocess.py             `load_image`: an image file to the pixels that the network takes
     model.keras               the whole network, raw RGB in (not kept in Git)
     model.keras.sha256        its hash, as `sha256sum -c` reads it (not kept in Git)
 """
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC
@@ -28,6 +31,7 @@ import pandas as pd
 
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS
+from fruitveg_tl.data import preprocess
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import MAKESHIFT
 from fruitveg_tl.profiles import ablations_in_words
@@ -35,7 +39,7 @@ from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.replay import command
-from fruitveg_tl.utils.storage import atomic_path, sha256_file, write_json
+from fruitveg_tl.utils.storage import new_folder, sha256_file, write_json
 
 MODEL, MODEL_HASH = "model.keras", "model.keras.sha256"
 FILES = {"test": "probabilities", "val": "validation"}  # split to the first word of its arrays
@@ -68,8 +72,7 @@ class Outcome:
 
 def save(folder: Path, outcome: Outcome) -> None:
     """Store a finished run; `folder` appears whole or not at all."""
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
+    with new_folder(folder) as temporary:
         write_json(temporary / "config.json", outcome.config.to_dict())
         write_json(temporary / "provenance.json", outcome.provenance)
         write_json(temporary / "metrics.json", outcome.scores)
@@ -84,6 +87,7 @@ def save(folder: Path, outcome: Outcome) -> None:
                 file = temporary / f"{FILES[split]}-{slug(stage)}.npy"
                 np.save(file, array.astype(np.float32))
         outcome.model.save(temporary / MODEL)
+        shutil.copyfile(preprocess.__file__, temporary / "preprocess.py")
         (temporary / MODEL_HASH).write_text(f"{sha256_file(temporary / MODEL)}  {MODEL}\n")
 
 
@@ -159,7 +163,11 @@ class Run:
             raise InputError(f"{file}: not the network whose hash {MODEL_HASH} records; {again}")
         try:
             return keras.saving.load_model(file, compile=False, safe_mode=True)
+        except MemoryError:
+            raise
         except Exception as error:  # Keras raises many kinds for what it refuses or cannot read
+            if "OOM" in str(error):  # TensorFlow's
+                raise MemoryError from None
             raise InputError(f"{file}: refused ({first_line(error)}); {again}") from None
 
     @cached_property
@@ -221,13 +229,19 @@ def read(results: Path | None = None) -> pd.DataFrame:
         size in pixels, seed, run (folder name), every metric, parameters (trained in that stage),
         seconds (of training up to that stage's end, the frozen part included), ablation (those in
         use, in words; mostly none), settings (as JSON, without the seed). A folder that cannot be
-        understood is named in a warning.
+        understood, or is a copy of another, is named in a warning.
     """
-    rows = []
-    for file in sorted((results or PATHS.results).glob("*/metrics.json")):
+    rows, seen = [], {}
+    folders = [file.parent for file in (results or PATHS.results).glob("*/metrics.json")]
+    for folder in sorted(folders, key=lambda x: (not re.search("-[0-9a-f]{8}$", x.name), x.name)):
         try:
-            with _named(file.parent):
-                rows += _rows(file.parent)
+            with _named(folder):
+                own = _rows(folder)
+                first = seen.setdefault((folder / "provenance.json").read_bytes(), folder)
+            if first is folder:
+                rows += own
+            else:
+                note(f"WARNING: {printable(folder)}: a copy of {printable(first)}, not counted")
         except InputError as error:
             note(f"WARNING: {error}")
     return pd.DataFrame(rows)

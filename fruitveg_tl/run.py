@@ -7,7 +7,6 @@ alone; the test split is read once, when training is over.
 """
 
 import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ from fruitveg_tl.training.pointwise import with_products
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.progress import note
-from fruitveg_tl.utils.storage import exclusive
+from fruitveg_tl.utils.storage import exclusive, own_folder, remove
 
 EVALUATION_BATCH = 64
 # From scratch, images that go through all layers at a time: the gradient needs each layer's output
@@ -133,7 +132,7 @@ def _compute_frozen_part(inputs: Inputs) -> _State:
     with exclusive(frozen.folder):  # runs side by side that differ in the seed share them
         activations = frozen.compute(pixels, dataset.rows("train"), config.views)
     seconds["frozen"] = activations.seconds
-    folder = PATHS.cache / "runs" / inputs.identity
+    folder = own_folder(PATHS.cache / "runs" / inputs.identity)
     trainable = with_products(fast.tail)
     return _State(inputs, pixels, network, trainable, activations, folder, seconds, started)
 
@@ -145,11 +144,12 @@ def _say_what_it_takes(inputs: Inputs, network: Network) -> None:
     missing = frozen.missing_bytes((count, train), config.size, config.views)
     if not dataset.pixels_file(config.size, config.crop).exists():
         missing += count * config.size**2 * 3
-    if missing:
-        note(
-            f"{inputs.folder.name}: its cache needs {missing / 1e6:,.1f} MB more below "
-            f"{PATHS.cache}; «python -m fruitveg_tl clean» frees it"
-        )
+    # The last and the best state, each weights and two moments, beside those of the epoch before.
+    state = 4 * (2 * 2 * 3 * network.tail.count_params() + network.model.count_params())
+    note(
+        f"{inputs.folder.name}: its cache needs {missing / 1e6:,.1f} MB more below {PATHS.cache}, "
+        f"which «python -m fruitveg_tl clean» frees; training and the network {state / 1e6:,.0f} MB"
+    )
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def _save(state: _State) -> Path:
     # A run that is repeated stays where it is, also if its images are called otherwise by now.
     folder = results.find(inputs.identity) or inputs.folder
     results.save(folder, outcome)
-    shutil.rmtree(state.folder, ignore_errors=True)
+    remove(state.folder)
     return folder
 
 

@@ -131,7 +131,7 @@ def test_help_names_defaults_choices_and_backbones(capsys):
 def test_a_run_says_what_its_cache_needs_and_clean_frees_it(main, images):
     run = ["run", "--dataset", images, "--backbones", "vgg16", "--weights", "random", *QUICK]
     _, shown, err = main(*run)
-    needed = float(re.search(r"its cache needs (\S+) MB more below .*clean» frees it", err)[1])
+    needed = float(re.search(r"its cache needs (\S+) MB more below .*clean» frees; ", err)[1])
     cache = PATHS.cache
     files = [*cache.glob("activations/*/plain.npy"), *cache.glob("pixels/*.npy")]
     assert len(files) == 2

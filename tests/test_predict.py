@@ -4,13 +4,16 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import QUICK, assert_fits_screens, save_image, write_images
+from conftest import PROJECT, QUICK, assert_fits_screens, save_image, scene, write_images
+from PIL import Image
+from test_faults import replace_network
 
 from fruitveg_tl import cli, results
 from fruitveg_tl.predict import choose_run, find_images, predict
@@ -147,14 +150,53 @@ def test_a_damaged_or_foreign_run_is_named_and_the_others_answer(trained, mine, 
             assert f"WARNING: {trained.folder.with_name(name)}: not a finished run" in err
 
 
-def test_the_classes_lie_beside_the_network_for_plain_keras(trained, mine):
-    """As the README shows it."""
-    model = keras.saving.load_model(trained.folder / "model.keras")
-    classes = json.loads((trained.folder / "classes.json").read_text())
-    image = keras.utils.load_img(mine / "a.jpg", target_size=(32, 32), keep_aspect_ratio=True)
-    probabilities = model.predict(np.array(image)[None], verbose=0)[0]
-    ((_, expected),) = predict([mine / "a.jpg"], trained)
-    assert classes[probabilities.argmax()] == expected.index[0]
+def photos(folder: Path) -> list[Path]:
+    """A large photo in each EXIF orientation, and images of other modes."""
+    folder.mkdir()
+    photo = scene(3).resize((4000, 3000))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        photo.save(folder / f"{orientation}.jpg", exif=exif, quality=90)
+    small = scene(4).resize((80, 60))
+    transparent = small.convert("RGBA")
+    transparent.putalpha(Image.linear_gradient("L").resize(small.size))
+    transparent.save(folder / "rgba.png")
+    small.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
+    grey = np.linspace(0, 65535, 60 * 80).reshape(60, 80).astype(np.uint16)
+    Image.fromarray(grey).save(folder / "grey16.png")
+    return sorted(folder.iterdir())
+
+
+def test_the_plain_keras_of_readme_gives_the_answer_of_predict(trained, tmp_path, monkeypatch):
+    # Random weights give every image the same answer; these see where the light is.
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
+    replace_network(trained.folder, keras.Sequential([*layers, keras.layers.Dense(3, "softmax")]))
+    files = photos(tmp_path / "photos")
+    readme = (PROJECT / "README.md").read_text()
+    (code,) = (x for x in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "keras" in x)
+    code = code.replace("data/results/RUN", str(trained.folder))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "preprocess", raising=False)
+    answers = list(predict(files, trained))
+    assert len({found.round(3).to_string() for _, found in answers}) > 3
+    for file, expected in answers:
+        names = {}
+        exec(code.replace("apple.jpg", str(file)), names)
+        given = pd.Series(names["probabilities"], names["classes"])[expected.index]
+        assert np.abs(given - expected).max() < 1e-3, file
+    monkeypatch.delitem(sys.modules, "preprocess")
+
+
+def test_predict_takes_paths_as_text_and_never_blames_a_file_it_did_not_open(trained, mine):
+    ((path, _),) = predict([str(mine / "a.jpg")], trained)
+    assert path == mine / "a.jpg"
+    for other in (b"bytes", np.zeros((32, 32, 3)), 3):
+        with pytest.raises(TypeError):
+            list(predict([other], trained))
+    with pytest.raises(InputError, match=r"gone\.jpg: cannot be opened"):
+        list(predict([mine / "gone.jpg"], trained))
 
 
 def test_a_lost_network_is_answered_by_the_command_that_makes_it(trained, mine, capsys):

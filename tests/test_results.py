@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import nbformat
@@ -32,6 +33,7 @@ def make_run(folder, backbone="vgg16", seed=0, accuracy=0.5, size=64, **other):
             "sha256": None,
         },
         "trained_parameters": {"linear probe": 1000, "fine-tuned": 12345},
+        "environment": {"started": str(folder)},  # of which no two runs have the same
         "seconds": {"frozen": 100, "linear probe": 10, "fine-tuned": 40},
     }
     scores = {
@@ -76,6 +78,16 @@ def test_other_images_under_the_same_name_are_told_apart(tmp_path):
     table = tables.evaluated_models(results.read(tmp_path))
     assert len(table) == 4 and set(table["Seeds"]) == {1}
     assert set(table["Dataset"]) == {"set (01234567)", "set (fedcba98)"}
+
+
+def test_a_copy_of_a_run_is_no_second_seed(tmp_path, capsys):
+    make_run(tmp_path / "set-vgg16-0123abcd")
+    for name in ("backup-set-vgg16", "zz"):
+        shutil.copytree(tmp_path / "set-vgg16-0123abcd", tmp_path / name)
+    assert set(results.read(tmp_path)["run"]) == {"set-vgg16-0123abcd"}
+    warned = capsys.readouterr().err
+    for name in ("backup-set-vgg16", "zz"):
+        assert f"{tmp_path / name}: a copy of {tmp_path / 'set-vgg16-0123abcd'}" in warned
 
 
 def test_a_run_being_written_or_without_metrics_is_not_read(tmp_path):

@@ -165,6 +165,19 @@ def exact_leaks(dataset: Dataset) -> str | None:
     return f"{dataset.name}: {'; '.join(parts)}" if parts else None
 
 
+def few_test_images(dataset: Dataset) -> str | None:
+    """Say in one line which classes have one or two test images; None if none has."""
+    counts = dataset.index.loc[dataset.rows("test"), "label"].value_counts()
+    few = sorted(counts.index[counts < 3])
+    if not few:
+        return None
+    names = ", ".join(few[:5]) + (", …" if len(few) > 5 else "")
+    return (
+        f"{dataset.name}: {len(few)} of {len(dataset.classes)} classes have one or two test images "
+        f"({names}): their precision, recall and F1 are mostly chance"
+    )
+
+
 def quality(pixels: np.ndarray) -> pd.DataFrame:
     """Measure each image, in the order of the index.
 

@@ -24,64 +24,80 @@ SPLIT_WORDS = {
     }.items()
     for folder in folders
 }
+# "test" in "Test_images" and in "testset2".
+WORD = re.compile(rf"({'|'.join(SPLIT_WORDS)})(?:set|data|images?|photos?|split)?")
 # Left by operating systems, archives and storage servers, besides all names with a dot in front.
 JUNK = frozenset(
-    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin",
-     "system volume information", "lost+found")
+    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "zbthumbnail.info",
+     "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
 )  # fmt: skip
+JUNK_ENDINGS = (":zone.identifier", ".xmp", ".aae", ".lnk")  # of a file beside an image
 
 
-def from_folders(root: Path, resplit: bool = False) -> Iterator[Item]:
+def from_folders(root: Path, partial: bool = False) -> Iterator[Item]:
     """Yield the images of a folder.
 
     Args:
         root: holds train, validation and test folders of class folders, or class folders alone
-            (then split 70/10/20, stratified and seeded). Other common names of the splits will do,
-            in any case, also as one of a name's words. What is hidden, and what systems leave
-            behind (`JUNK`), is passed over.
-        resplit: the images will be dealt anew, so that splits may be missing.
+            (then split 70/10/20, stratified and seeded). Other common names of the splits are
+            recognised, in any case, also as one of several words. Hidden files, and what systems
+            leave behind (`JUNK`), are passed over; see `passed_over`.
+        partial: accept missing splits, because the images get new ones, and empty classes.
 
     Raises:
-        InputError: if the folder or one of the splits is missing, there are too few to split, or
-            something lies where it would have to be guessed what it is.
+        InputError: if the folder, one of the splits or all images of a class are missing, there are
+            too few to split, or it is not clear what a folder or an image is.
     """
     if not root.is_dir():
         raise InputError(f"{printable(root)}: no such folder; correct --data or FRUITVEG_DATA")
-    folders = _folders(root)
-    splits = _split_folders(root, folders)
-    if splits:
-        if not resplit and (missing := [split for split in SPLITS if split not in splits]):
-            raise InputError(
-                f"{printable(root)}: no folder for {', '.join(missing)} beside "
-                f"{', '.join(printable(folder.name) for folder in splits.values())}; add it, or "
-                f"deal all images anew with {RESPLIT}"
-            )
-        for split, folder in splits.items():
-            for path, label in _labelled(folder):
-                yield path, label, split
+    splits = _split_folders(root)
+    if not splits:
+        yield from _from_class_folders(root, partial)
         return
-    for folder in folders:
+    if not partial and (missing := [split for split in SPLITS if split not in splits]):
+        names = ", ".join(printable(folder.name) for folder in splits.values())
+        raise InputError(
+            f"{printable(root)}: no folder for {', '.join(missing)} beside {names}; add it, or "
+            f"deal all images anew with {RESPLIT}"
+        )
+    classes, found = set(), set()
+    for split, folder in splits.items():
+        classes |= {_label(class_folder) for class_folder in _folders(folder)}
+        for path, label in _labelled(folder):
+            found.add(label)
+            yield path, label, split
+    if not partial:
+        _refuse_empty_classes(root, classes - found)
+
+
+def _from_class_folders(root: Path, partial: bool) -> Iterator[Item]:
+    for folder in _folders(root):
         _refuse_data_sets(folder)
     images = list(_labelled(root))
-    if resplit:
+    if partial:
         yield from ((path, label, "train") for path, label in images)
-    elif images:
+        return
+    empty = {_label(folder) for folder in _folders(root)} - {label for _, label in images}
+    _refuse_empty_classes(root, empty)
+    if images:
         yield from _stratified(root, images)
 
 
-def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
-    """Return the folder of each split; empty if these are class folders."""
-    found = [(x, split) for x in folders if (split := SPLIT_WORDS.get(x.name.lower()))]
-    if not found:  # "seg_train" and "test set" are splits only where no folder is anything else
-        worded = [(x, split) for x in folders if (split := _split_among_words(x.name))]
-        found = worded if len(worded) == len(folders) > 1 else []
-    splits = {split: folder for folder, split in found}
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split; empty if `root` holds class folders."""
+    folders = _folders(root)
+    named: dict[str, list[Path]] = {}
+    for folder in folders:
+        if split := _split_of(folder):
+            named.setdefault(split, []).append(folder)
     # A class may be called "Test"; one of two splits at least is train.
-    if "train" not in splits and len(splits) < 2:
+    if "train" not in named and len(named) < 2:
         return {}
-    if twice := [(x, splits[split]) for x, split in found if splits[split] != x]:
-        names = "; ".join(f"{printable(a.name)} and {printable(b.name)}" for a, b in twice)
-        raise InputError(f"{printable(root)}: {names}: two folders of one split; keep one")
+    for same in named.values():
+        if len(same) > 1:
+            names = " and ".join(printable(folder.name) for folder in same)
+            raise InputError(f"{printable(root)}: {names}: two folders of one split; keep one")
+    splits = {split: folder for split, (folder,) in named.items()}
     if strange := [folder for folder in folders if folder not in splits.values()]:
         names = ", ".join(printable(folder.name) for folder in strange)
         raise InputError(
@@ -91,28 +107,34 @@ def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     return splits
 
 
-def _split_among_words(name: str) -> str | None:
-    """Return the split that a name of several words names, e.g. "test" for "Test_images"."""
-    words = re.split(r"[^a-z]+", name.lower())
-    named = {split for word in words if (split := SPLIT_WORDS.get(word.removesuffix("set")))}
-    return named.pop() if len(named) == 1 else None
+def _split_of(folder: Path) -> str | None:
+    """Return the split that a folder's name stands for; None if for none, or for several.
+
+    A name of several words counts only if the folder holds folders: "train station" is a class.
+    """
+    if split := SPLIT_WORDS.get(folder.name.lower()):
+        return split
+    matches = map(WORD.fullmatch, re.split(r"[^a-z]+", folder.name.lower()))
+    named = {SPLIT_WORDS[match[1]] for match in matches if match}
+    return named.pop() if len(named) == 1 and _folders(folder) else None
 
 
 def _refuse_data_sets(folder: Path) -> None:
     """Refuse folders of splits where a class folder is expected, at any depth."""
+    if _split_folders(folder):
+        raise InputError(
+            f"{printable(folder)}: it holds split folders, so it is a data set, not a class; "
+            "give its own path"
+        )
+    for inner in _folders(folder):
+        if not inner.is_symlink():
+            _refuse_data_sets(inner)
 
-    def stop(error: OSError) -> None:
-        raise error
 
-    # Unlike `Path.rglob`, it tells folders from files without asking for each.
-    for root, names, _ in os.walk(folder, onerror=stop):
-        names[:] = sorted(name for name in names if not _is_junk(name))  # the rest is not entered
-        path = Path(root)
-        if _split_folders(path, [path / name for name in names]):
-            raise InputError(
-                f"{printable(path)}: it holds split folders, so it is a data set, not a class; "
-                "give its own path"
-            )
+def _refuse_empty_classes(root: Path, classes: set[str]) -> None:
+    if classes:
+        names = ", ".join(map(repr, sorted(classes)))
+        raise InputError(f"{printable(root)}: no image of {names}; add some or delete the folder")
 
 
 def _stratified(root: Path, images: list[tuple[Path, str]]) -> Iterator[Item]:
@@ -137,10 +159,31 @@ def _stratified(root: Path, images: list[tuple[Path, str]]) -> Iterator[Item]:
 def _labelled(folder: Path) -> Iterator[tuple[Path, str]]:
     _refuse_images(folder)
     for class_folder in _folders(folder):
-        # One name has two spellings in Unicode, and systems differ in which they give.
-        label = unicodedata.normalize("NFC", class_folder.name)
-        for path in _files_below(class_folder):
-            yield path, label
+        files = list(_files_below(class_folder))
+        if files and all(path.parent != class_folder for path in files):
+            raise InputError(
+                f"{printable(class_folder)}: it holds only folders, so it is no class; give the "
+                "folder whose folders are the classes"
+            )
+        for path in files:
+            yield path, _label(class_folder)
+
+
+def _label(class_folder: Path) -> str:
+    # One name has two spellings in Unicode, and systems differ in which they give.
+    return unicodedata.normalize("NFC", class_folder.name)
+
+
+def passed_over(folder: Path) -> str | None:
+    """Say in one line how many files and folders are no images of the user's; None if none is."""
+    names = []
+    for _, folders, files in os.walk(folder):
+        names += [name for name in (*folders, *files) if _is_junk(name)]
+        folders[:] = [name for name in folders if not _is_junk(name)]
+    if not names:
+        return None
+    kinds = ", ".join(sorted({printable(name) for name in names})[:3])
+    return f"{printable(folder)}: passed over {len(names):,} that systems leave behind ({kinds})"
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -156,13 +199,17 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_images(folder: Path) -> None:
-    """Refuse images beside class folders or splits: what class are they of?"""
+    """Refuse images where class folders or splits are expected: of what class are they?"""
     images = [
         path
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in IMAGE_SUFFIXES and not _is_junk(path.name) and path.is_file()
     ]
-    if images and _folders(folder):
+    if images and not _folders(folder):
+        raise InputError(
+            f"{printable(folder)}: it holds images, no class folders; give the folder above"
+        )
+    if images:
         raise InputError(
             f"{printable(images[0])}: it lies beside folders ({len(images)} such), so that its "
             "class is unknown; move it into a class folder, or elsewhere"
@@ -170,8 +217,9 @@ def _refuse_images(folder: Path) -> None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_junk(path.name))
+    with os.scandir(folder) as entries:  # tells folders from files without asking for each
+        return sorted(Path(x.path) for x in entries if x.is_dir() and not _is_junk(x.name))
 
 
 def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name.lower() in JUNK
+    return name.startswith(".") or name.lower() in JUNK or name.lower().endswith(JUNK_ENDINGS)

@@ -13,7 +13,7 @@ import pooch
 from fruitveg_tl.config import PATHS, SPLITS
 from fruitveg_tl.data.dataset import Item
 from fruitveg_tl.utils.errors import InputError, first_line
-from fruitveg_tl.utils.storage import atomic_path, exclusive, sha256_file
+from fruitveg_tl.utils.storage import exclusive, new_folder, sha256_file
 
 GROCERY_URL = "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs/heads/master.zip"
 # GitHub builds archives on demand and promises no stable bytes for them, so the pin is on the
@@ -55,7 +55,7 @@ def _fetch_grocery(target: Path) -> Path:
     client = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
     try:
         pooch.retrieve(GROCERY_URL, None, archive.name, archive.parent, downloader=client)
-        with atomic_path(target) as temporary:
+        with new_folder(target) as temporary:
             _unpack(archive, temporary)
             if (content := content_sha256(temporary / "dataset")) != GROCERY_SHA256:
                 raise ValueError(f"its content has SHA-256 {content}, not {GROCERY_SHA256}")

@@ -1,21 +1,21 @@
 """Images to pixels: decoded once into one uint8 array on disk, then memory-mapped."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.data.preprocess import check_depth, load_image
+from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.progress import progress
-from fruitveg_tl.utils.storage import atomic_path, new_array
+from fruitveg_tl.utils.storage import new_array, new_file, own_folder
 
 # What cameras and web pages give. An animation is several images, so no GIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
-DEPTHS = (8, 10, 12, 14, 16)  # bits of a grey value
 # What image files are called, also those of kinds that are refused.
 IMAGE_SUFFIXES = frozenset(
     suffix
@@ -32,44 +32,24 @@ def check_header(path: Path) -> tuple[int, int, str]:
 
     Raises:
         InputError: if the file is missing, empty, not an image, too large to be an image
-            (Pillow's limit, 179 million pixels), an animation, or of another kind than `FORMATS`.
+            (Pillow's limit, 179 million pixels), an animation, of another kind than `FORMATS`, or
+            of a depth that `preprocess.check_depth` refuses.
     """
-    fix = "replace or delete it, then run again"
-    convert = "convert it (to JPEG or PNG) or delete it, then run again"
-    try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{printable(path)}: the file is empty; {fix}")
-        with Image.open(path) as image:
-            if image.format not in FORMATS:
-                raise InputError(
-                    f"{printable(path)}: its content is {image.format}, not an image in "
-                    f"{', '.join(FORMATS)}; {convert}"
-                )
-            # A camera's MPO holds several views of one moment, of which the first is the image.
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise InputError(f"{printable(path)}: it holds several images; {convert}")
-            return image.width, image.height, image.mode
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        if path.open("rb").read(12)[4:8] == b"ftyp":  # a phone's HEIC or HEIF
-            raise InputError(f"{printable(path)}: its content is HEIC; {convert}") from None
-        raise InputError(f"{printable(path)}: not an image; {fix}") from None
-    except Image.DecompressionBombError:
-        raise InputError(
-            f"{printable(path)}: over {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; scale "
-            "it down, then run again"
-        ) from None
-    except Exception as error:  # Pillow's readers raise nearly anything for damaged content
-        raise InputError(f"{printable(path)}: cannot be read ({_reason(error)}); {fix}") from None
+    with _named(path), Image.open(path) as image:
+        if image.format not in FORMATS:
+            raise _Refused(f"its content is {image.format}, not an image in {', '.join(FORMATS)}")
+        # A camera's MPO holds several views of one moment, of which the first is the image.
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            raise _Refused("it holds several images")
+        try:
+            check_depth(image)
+        except ValueError as error:
+            raise _Refused(str(error)) from None
+        return image.width, image.height, image.mode
 
 
 def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
-    """Decode one image to a square of RGB pixels.
-
-    The EXIF orientation is applied, transparency is laid on white, palette, grey and CMYK become
-    RGB; then the shorter side is scaled to `size` and the centre is cropped, so that the aspect
-    ratio is kept (the usual evaluation crop; never a squeeze).
+    """Decode one image to a square of RGB pixels, see `preprocess.load_image`.
 
     Args:
         path: the image file.
@@ -80,66 +60,59 @@ def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
         uint8 array of shape (size, size, 3), RGB, 0 to 255.
 
     Raises:
-        InputError: if the file cannot be decoded to its last pixel.
+        InputError: if `check_header` refuses the file, or it cannot be decoded to its last pixel.
     """
     check_header(path)
+    with _named(path):
+        return load_image(path, size, crop)
+
+
+class _Refused(ValueError):
+    """Says what an image is that is sound, and of no kind that is taken."""
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with an image file into one line with its name and the way out."""
+    fix, convert = "replace or delete it", "save it as JPEG or PNG with 8 bits a channel"
     try:
-        with Image.open(path) as image:
-            # A JPEG is read at the coarsest scale that still has the pixels the square shows.
-            image.draft("RGB", (math.ceil(size / crop),) * 2)
-            upright = _to_rgb(ImageOps.exif_transpose(image))
-            edge = (1 - crop) / 2
-            square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC, bleed=edge)
-            return np.asarray(square)
-    except _UnknownDepth as error:
+        if path.stat().st_size == 0:
+            raise InputError(f"{printable(path)}: the file is empty; {fix}, then run again")
+        yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{printable(path)}: not enough memory to decode it") from None
+    except UnidentifiedImageError:
+        kind = _kind_by_its_first_bytes(path)
+        advice = f"its content is {kind}; {convert}, or {fix}" if kind else f"not an image; {fix}"
+        raise InputError(f"{printable(path)}: {advice}, then run again") from None
+    except Image.DecompressionBombError:
         raise InputError(
-            f"{printable(path)}: {error}; save it with 8 bits a channel (as JPEG or PNG) or delete "
-            "it, then run again"
+            f"{printable(path)}: over {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; scale "
+            "it down, then run again"
         ) from None
-    except Exception as error:  # as in check_header
-        raise InputError(
-            f"{printable(path)}: damaged or truncated ({_reason(error)}); "
-            "replace or delete it, then run again"
-        ) from None
+    except Exception as error:  # Pillow's readers raise nearly anything for damaged content
+        text = first_line(error)
+        if isinstance(error, OSError) and error.errno:  # the system's: of the file, not its content
+            problem = f"cannot be opened ({error.strerror}); correct that"
+        elif isinstance(error, _Refused):
+            problem = f"{text}; {convert}, or delete it"
+        else:
+            problem = f"damaged or truncated ({text}); {fix}"
+        raise InputError(f"{printable(path)}: {problem}, then run again") from None
 
 
-def _reason(error: Exception) -> str:
-    # Without the path, which Pillow and the system may repeat.
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text.splitlines() or [type(error).__name__])[0]
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Scale grey values of another depth to uint8; Pillow would clip them at 255.
-
-    Whole numbers are taken for the smallest of the usual depths that holds the largest of them
-    (scientific cameras store 12 bits in 16); fractions for 0 to 1, or else for 0 to 255.
-
-    Raises:
-        _UnknownDepth: if the values fit none of these.
-    """
-    low, high = grey.min(), grey.max()
-    if grey.dtype.kind == "f" and high <= 1:
-        most = 1
-    else:
-        most = next((2**bits - 1 for bits in DEPTHS if high < 2**bits), None)
-    if most is None or not low >= 0:
-        raise _UnknownDepth(f"grey values from {low} to {high} ({grey.dtype})")
-    return np.rint(grey.astype(np.float64) * 255 / most).astype(np.uint8)
-
-
-class _UnknownDepth(ValueError):
-    """Pixels whose range says nothing of what is black and what is white."""
+def _kind_by_its_first_bytes(path: Path) -> str | None:
+    """Name what Pillow could not open, if it is an image all the same."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[4:8] == b"ftyp":
+        return "HEIC"  # a phone's
+    damaged = "damaged, or of an unusual depth"
+    if start[:3] == b"\xff\xd8\xff":
+        return f"a JPEG, {damaged}"
+    return f"a TIFF, {damaged}" if start[:3] in (b"II*", b"MM\0", b"II+") else None
 
 
 def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -> list[T]:
@@ -182,7 +155,8 @@ def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0)
         InputError: naming every file that cannot be decoded; nothing is left on disk then.
     """
     if not file.exists():
-        with atomic_path(file) as temporary:
+        own_folder(file.parent)
+        with new_file(file) as temporary:
             _decode_all(paths, size, temporary, crop)
     return np.load(file, mmap_mode="r")
 

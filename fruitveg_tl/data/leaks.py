@@ -1,6 +1,5 @@
 """One set of images twice: trained on with what leaks from the test split, and without."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from fruitveg_tl.data import audit
 from fruitveg_tl.data.dataset import Dataset
 from fruitveg_tl.data.resplit import validation_groups
 from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.utils.storage import new_folder
 
 WITH, WITHOUT = "with-leaks", "without-leaks"
 
@@ -61,9 +61,9 @@ def with_and_without(dataset: Dataset, pairs: pd.DataFrame, folder: Path) -> dic
 
 def _link(dataset: Dataset, split: np.ndarray, folder: Path) -> None:
     """Link each image below `folder/SPLIT/CLASS`; those whose split is empty are left out."""
-    shutil.rmtree(folder, ignore_errors=True)  # may hold what the set has lost since
-    for row in np.flatnonzero(split != ""):
-        file = dataset.root / dataset.index["path"][row]
-        link = folder / split[row] / dataset.index["label"][row] / f"{row:05d}{file.suffix}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(file.resolve())
+    with new_folder(folder) as temporary:
+        for row in np.flatnonzero(split != ""):
+            file = dataset.root / dataset.index["path"][row]
+            link = temporary / split[row] / dataset.index["label"][row] / f"{row:05d}{file.suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())

@@ -42,7 +42,7 @@ def load(
         copy = Path(data).expanduser() if data else None
         root, source = DATASETS[name](copy, level, partial)
         title = f"{name}-{level}" if name in GROCERY else name
-    elif folder.is_dir():
+    elif name and folder.is_dir():
         root, source, title = folder, from_folders(folder, partial), folder.resolve().name
     else:
         known = ", ".join(DATASETS)

@@ -23,7 +23,7 @@ from fruitveg_tl.data.shapes import (
     Part,
 )
 from fruitveg_tl.utils.progress import progress
-from fruitveg_tl.utils.storage import atomic_path, exclusive
+from fruitveg_tl.utils.storage import exclusive, new_folder
 
 SIZE = 96  # pixels
 COUNTS = {"train": 64, "val": 12, "test": 24}  # images per class
@@ -44,7 +44,7 @@ def generate(folder: Path, seed: int = 0) -> Path:
     with exclusive(folder):
         if folder.exists():  # another process has made it meanwhile
             return folder
-        with atomic_path(folder) as temporary, ProcessPoolExecutor() as pool:
+        with new_folder(folder) as temporary, ProcessPoolExecutor() as pool:
             jobs = []
             for number, name in enumerate(sorted(DRAWINGS)):
                 for part, (split, count) in enumerate(COUNTS.items()):

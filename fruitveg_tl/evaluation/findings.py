@@ -169,13 +169,17 @@ def source_and_target_must_be_alike(run: Run, in_source: tuple[str, ...]) -> Fin
 
 
 def settings_need_care(run: Run) -> Finding:
-    """Judge by how far the validation loss climbs back."""
+    """Judge by how far the validation loss climbs back; one epoch tells nothing."""
+    claim = "It needs careful settings, or it over- or underfits"
+    rule = f"fine-tuning ends with a validation loss more than {CLIMB} above its lowest"
     tuning = run.history.loc[run.history["stage"] == FINETUNED, "val_loss"]
+    if len(tuning) < 2:
+        return Finding(claim, rule)
     climb = tuning.iloc[-1] - tuning.min()
     before, after = run.scores[PROBE], run.scores[FINETUNED]
     return Finding(
-        "It needs careful settings, or it over- or underfits",
-        f"fine-tuning ends with a validation loss more than {CLIMB} above its lowest",
+        claim,
+        rule,
         f"{run.backbone_name}'s validation loss ends {climb:.2f} above its lowest. Fine-tuning "
         f"changes its test accuracy from {before['accuracy']:.3f} to {after['accuracy']:.3f} and "
         f"its test loss from {before['loss']:.2f} to {after['loss']:.2f}.",
@@ -254,6 +258,27 @@ def amount_of_data_matters(curve: pd.DataFrame | None) -> Finding:
     )
 
 
+def ranking(accuracies: Mapping[str, float]) -> str:
+    """Name the most accurate networks in Markdown, then the others; ties are named together."""
+    shown: dict[str, list[str]] = {}
+    for name in sorted(accuracies, key=lambda name: -accuracies[name]):
+        shown.setdefault(f"{accuracies[name]:.1%}", []).append(name)
+    places = [(" and ".join(names), value, len(names)) for value, names in shown.items()]
+    best, value, count = places[0]
+    verb = "is" if count == 1 else "are alike and"
+    others = [f"{name} ({value})" for name, value, _ in places[1:]]
+    followed = f", followed by {', then '.join(others)}" if others else ""
+    return f"**{best} {verb} the most accurate: {value} of the test images**{followed}."
+
+
+def strongest_and_weakest(f1: pd.Series) -> str:
+    """Name up to three classes with the highest F1 and with the lowest, none of them twice."""
+    if f1.max() - f1.min() < 0.005:
+        return f"all alike (F1 {f1.max():.2f})"
+    count = min(3, len(f1) // 2)
+    return f"strongest: {listed(f1.nlargest(count))}; weakest: {listed(f1.nsmallest(count))} (F1)"
+
+
 def about_model(runs: Sequence[Run]) -> str:
     """Say in Markdown what one network reached, averaged over its seeds, and where it fails."""
     mean = pd.DataFrame([run.scores[FINETUNED] for run in runs]).mean()
@@ -262,11 +287,11 @@ def about_model(runs: Sequence[Run]) -> str:
         metrics.classification_report(run.targets, run.probabilities[FINETUNED], run.classes)["f1"]
         for run in runs
     )
-    f1 = f1.groupby(level=0).mean().sort_values()
+    f1 = f1.groupby(level=0).mean()
     return (
         f"**{runs[0].backbone_name}**: accuracy {mean['accuracy']:.3f}, loss {mean['loss']:.3f}, "
         f"precision {mean['precision_macro']:.3f}, recall {mean['recall_macro']:.3f}, F1 "
         f"{mean['f1_macro']:.3f}. Frozen, it is correct on {frozen:.1%} of the images; unfreezing "
-        f"changes that by {100 * (mean['accuracy'] - frozen):+.1f} points. Best told apart: "
-        f"{listed(f1[:-4:-1])}; worst: {listed(f1[:3])} (F1)."
+        f"changes that by {100 * (mean['accuracy'] - frozen):+.1f} points. Classes, "
+        f"{strongest_and_weakest(f1)}."
     )

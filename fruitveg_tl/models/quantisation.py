@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fruitveg_tl.utils.storage import atomic_path
+from fruitveg_tl.utils.storage import new_file
 
 
 def save(file: Path, values: Sequence[np.ndarray]) -> None:
@@ -34,7 +34,7 @@ def save(file: Path, values: Sequence[np.ndarray]) -> None:
             if np.abs(value).max() > np.finfo(np.float16).max:
                 raise ValueError(f"parameter {i} is too large for float16")
             arrays[f"{i:03d}-value"] = value.astype(np.float16)
-    with atomic_path(file) as temporary:
+    with new_file(file) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 

@@ -83,6 +83,7 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
     file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
     if file:
         return _from_file(backbone, file)
+    before = (config.keras_home() / "models" / backbone.weights_name).exists()
     try:
         file = _keras_file(backbone)
     except Unreachable:
@@ -92,8 +93,10 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
     try:
         return _from_file(backbone, file, "ImageNet (Keras)")
     except InputError as error:  # for one backbone Keras publishes no checksum to refuse it by
+        if before:
+            raise
         file.unlink()
-        raise InputError(f"{error}; it was removed from Keras' cache, run again") from None
+        raise InputError(f"{error}; the download was deleted, run again") from None
 
 
 def bundled_file(backbone: Backbone) -> Path:

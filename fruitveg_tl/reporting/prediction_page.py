@@ -17,7 +17,7 @@ from fruitveg_tl.reporting.predictions import Answers, source
 from fruitveg_tl.results import Run
 from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import printable
-from fruitveg_tl.utils.storage import atomic_path
+from fruitveg_tl.utils.storage import new_file
 
 TOP = 5
 STYLE = """
@@ -45,7 +45,7 @@ def write_page(file: Path, answers: Answers, run: Run) -> None:
     """
     surest = sorted(answers, key=lambda answer: -answer[1].iloc[0])
     title = html.escape(f"{len(surest)} images, answered by {source(run)}")
-    with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8") as page:
+    with new_file(file) as temporary, temporary.open("w", encoding="utf-8") as page:
         page.write(
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
             '<meta name="viewport" content="width=device-width">'

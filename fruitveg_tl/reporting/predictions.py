@@ -1,14 +1,15 @@
 """Predictions for people and for programs: a table, JSON, and which network answers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from csv import QUOTE_NONNUMERIC
 from pathlib import Path
 
 import pandas as pd
 
 from fruitveg_tl.results import Run
-from fruitveg_tl.utils.storage import atomic_path
+from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.utils.storage import STDOUT, file_target, is_stream, new_file
 
 Answers = Sequence[tuple[Path, pd.Series]]  # from `predict.predict`
 
@@ -17,6 +18,32 @@ def source(run: Run) -> str:
     """Say in one line which network answers."""
     dataset = run.provenance["dataset"]["name"]
     return f"{run.folder.name}: {run.backbone_name}, weights {run.weights}, trained on {dataset}"
+
+
+def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run) -> None:
+    """Refuse outputs that would overwrite what somebody still needs.
+
+    Args:
+        outputs: "csv", "json" or "html" to the file to write.
+        images: files to be classified.
+        run: whose network answers.
+
+    Raises:
+        InputError: if an output is a folder, an image, a part of the run, another output, or an
+            existing file with another ending than its kind's.
+    """
+    taken = {image.resolve(): "one of the images" for image in images}
+    for kind, path in outputs.items():
+        free = path == STDOUT or is_stream(path)
+        target = path if free else file_target(path)
+        problem = taken.get(target)
+        if run.folder.resolve() in target.parents:
+            problem = "a part of the run that answers"
+        elif not free and target.exists() and target.suffix.lower() != f".{kind}":
+            problem = problem or f"it exists, and its name does not end in .{kind}"
+        if problem:
+            raise InputError(f"--{kind} {printable(path)}: {problem}; give another file")
+        taken[target] = "given twice"
 
 
 def write_csv(file: Path, answers: Answers) -> None:
@@ -28,7 +55,7 @@ def write_csv(file: Path, answers: Answers) -> None:
     table = pd.DataFrame(rows).rename(columns=_harmless)
     for column in ("file", "predicted"):
         table[column] = [_harmless(text) for text in table.get(column, ())]
-    with atomic_path(file) as temporary:
+    with new_file(file) as temporary:
         table.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
 
 
@@ -39,7 +66,7 @@ def write_json(file: Path, answers: Answers, run: Run) -> None:
         for path, found in answers
     ]
     content = {"run": run.folder.name, "weights": run.weights, "images": images}
-    with atomic_path(file) as temporary:
+    with new_file(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

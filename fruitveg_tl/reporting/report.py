@@ -28,7 +28,7 @@ from fruitveg_tl.reporting.notebook import RUNS
 from fruitveg_tl.reporting.readme import tagged_outputs
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError, printable
-from fruitveg_tl.utils.storage import atomic_path, write_json
+from fruitveg_tl.utils.storage import new_file, write_json
 
 TITLE = "Transfer learning on images of fruit and vegetables"
 ASSETS = Path(__file__).with_name("assets")
@@ -66,6 +66,10 @@ def execute(source: Path, target: Path) -> None:
     except CellExecutionError as error:
         last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
         raise InputError(f"{source}: a cell failed: {last}") from None
+    except AssertionError:
+        if client.km is not None:
+            raise
+        raise KeyboardInterrupt from None  # nbclient answers Ctrl-C by ending its kernel
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if not _is_download(output)]
@@ -73,7 +77,7 @@ def execute(source: Path, target: Path) -> None:
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    with atomic_path(target) as temporary:
+    with new_file(target) as temporary:
         nbformat.write(notebook, temporary)
 
 
@@ -99,7 +103,6 @@ def export(
         the PDF and the HTML file.
     """
     figures = folder / name
-    figures.mkdir(parents=True, exist_ok=True)
     read = {notebook.stem: nbformat.read(notebook, as_version=4) for notebook in notebooks}
     text = "\n\n".join(
         _markdown(name, content, figures, left_out | ({REPEATED} if number else set()))
@@ -121,7 +124,7 @@ def export(
 
 def _write_page(text: str, html: Path, extra: list[str]) -> None:
     """Write one HTML file that holds everything it shows."""
-    with atomic_path(html) as temporary:
+    with new_file(html) as temporary:
         pypandoc.convert_text(
             text,
             "html",
@@ -144,8 +147,9 @@ def _typeset(parts: Mapping[str, str], folder: Path, pdf: Path) -> None:
     for part, value in parts.items():
         content = content.replace(f"«{part}»", value)
     source = folder / "report.typ"
-    source.write_text(content)
-    with atomic_path(pdf) as temporary:
+    with new_file(source) as temporary:
+        temporary.write_text(content)
+    with new_file(pdf) as temporary:
         typst.compile(source, output=temporary, root=folder)
 
 
@@ -166,9 +170,8 @@ def _markdown(name: str, notebook: nbformat.NotebookNode, folder: Path, left_out
     resources = {"unique_key": name, "output_files_dir": name}
     text, resources = exporter.from_notebook_node(notebook, resources)
     for path, content in resources["outputs"].items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        with new_file(folder / path) as temporary:
+            temporary.write_bytes(content)
     return text
 
 
@@ -185,7 +188,8 @@ def _abstract(notebooks: Iterable[nbformat.NotebookNode], folder: Path) -> str:
 def _shown(outputs: Iterable[dict], figure: Path) -> Iterator[str]:
     for data in outputs:
         if "image/png" in data:
-            figure.write_bytes(b64decode(data["image/png"]))
+            with new_file(figure) as temporary:
+                temporary.write_bytes(b64decode(data["image/png"]))
             yield f"![]({figure.name})"
         elif "text/markdown" in data:
             yield data["text/markdown"]

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fruitveg_tl.config import PATHS
+from fruitveg_tl.utils.storage import new_file
 
 DPI = 110  # sharp on paper at column width, and small enough for Git
 COLOURS = sns.color_palette("colorblind")
@@ -45,14 +46,14 @@ def save_figure(figure: Figure, name: str) -> Path:
     """
     photographic = any(axis.images for axis in figure.axes)
     file = PATHS.figures / f"{name}.{'jpg' if photographic else 'png'}"
-    file.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=DPI, bbox_inches="tight")
     image = Image.open(drawn).convert("RGB")
-    if photographic:
-        image.save(file, quality=85, subsampling=0, optimize=True, dpi=(DPI, DPI))
-    else:
-        image.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True, dpi=(DPI, DPI))
+    options = {"quality": 85, "subsampling": 0} if photographic else {}
+    if not photographic:
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    with new_file(file) as temporary:
+        image.save(temporary, optimize=True, dpi=(DPI, DPI), **options)
     return file
 
 

@@ -16,7 +16,7 @@ from fruitveg_tl.training.data_parallel import split
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
-from fruitveg_tl.utils.storage import atomic_path
+from fruitveg_tl.utils.storage import new_folder
 
 
 class Batches(Sequence):
@@ -264,8 +264,7 @@ def best_epoch(history: list[dict[str, float]]) -> int:
 
 
 def _store_state(model: keras.Model, history: list, state: Path) -> None:
-    with atomic_path(state) as temporary:
-        temporary.mkdir()
+    with new_folder(state) as temporary:
         model.save_weights(temporary / "last.weights.h5")
         best = temporary / "last.weights.h5"
         if best_epoch(history) != len(history) - 1:

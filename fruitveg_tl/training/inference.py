@@ -5,6 +5,7 @@ TensorFlow leaves half of a processor unused where layers are small; an inferenc
 """
 
 import importlib.util
+import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -39,7 +40,7 @@ def engine() -> str:
 
 
 class Inference:
-    """A network, ready to be asked.
+    """A network, ready to be asked, by several threads too.
 
     Args:
         model: any network; float32 for OpenVINO. Keras computes as the model was built.
@@ -49,9 +50,11 @@ class Inference:
     def __init__(self, model: keras.Model, precision: str = "float32"):
         self.model = model
         one_device = device_count(model) == 1
-        self._requests = (
-            _Requests(model, precision) if one_device and engine() == OPENVINO else None
+        self._compiled = (
+            _compiled(model, precision) if one_device and engine() == OPENVINO else None
         )
+        self._idle: list[_Requests] = []
+        self._lock = threading.Lock()
 
     def outputs(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the network's output for each batch, in order.
@@ -60,38 +63,50 @@ class Inference:
 
         Args:
             batches: raw RGB in 0..255 or activations, (b, …) each, any number of them.
+
+        Raises:
+            ValueError: if a batch has another shape than the network's input.
         """
-        if self._requests is None:
-            for batch in batches:
-                yield predict_on_batch(self.model, batch)
+        checked = map(self._checked, batches)
+        if self._compiled is None:
+            for batch in checked:
+                with self._lock:
+                    output = predict_on_batch(self.model, batch)
+                yield output
             return
+        try:
+            requests = self._idle.pop()
+        except IndexError:
+            requests = _Requests(self._compiled)
         started = False
-        for batch in batches:
+        for batch in checked:
             if started:
-                yield self._requests.finish()
-            self._requests.start(batch)
+                yield requests.finish()
+            requests.start(batch)
             started = True
         if started:
-            yield self._requests.finish()
+            yield requests.finish()
+        # Whoever fails or stops half-way does not come here: the next caller gets new requests.
+        self._idle.append(requests)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Return the network's output for all images, (n, …), reading `BATCH` at a time."""
         parts = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
         return np.concatenate(list(self.outputs(parts)))
 
+    def _checked(self, batch: np.ndarray) -> np.ndarray:
+        wanted = self.model.input_shape[1:]
+        if batch.shape[1:] != wanted or not len(batch):
+            raise ValueError(f"an array of shape {batch.shape}; the network takes (n, *{wanted})")
+        return batch
+
 
 class _Requests:
-    """A network compiled by OpenVINO, and the requests of one batch."""
+    """One caller's requests to a network compiled by OpenVINO."""
 
-    def __init__(self, model: keras.Model, precision: str):
+    def __init__(self, compiled):
         import openvino
 
-        options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "mixed_bfloat16" else "f32",
-            "PERFORMANCE_HINT": "THROUGHPUT",
-        }
-        converted = openvino.convert_model(_traced(model))
-        compiled = openvino.Core().compile_model(converted, "CPU", options)
         self.queue = openvino.AsyncInferQueue(compiled)
         self.queue.set_callback(self._keep)
         self.parts: list[np.ndarray | None] = []
@@ -109,6 +124,16 @@ class _Requests:
     def _keep(self, request, number: int) -> None:
         # The request's own memory is used again by the next one.
         self.parts[number] = request.get_output_tensor(0).data.copy()
+
+
+def _compiled(model: keras.Model, precision: str):
+    import openvino
+
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "mixed_bfloat16" else "f32",
+        "PERFORMANCE_HINT": "THROUGHPUT",
+    }
+    return openvino.Core().compile_model(openvino.convert_model(_traced(model)), "CPU", options)
 
 
 def _traced(model: keras.Model):

@@ -40,6 +40,8 @@ try:
     with _silence(), warnings.catch_warnings():
         import keras
 except (ImportError, ValueError) as error:
+    if "map segment" in str(error) or "allocate memory" in str(error):
+        raise MemoryError from None
     wanted = os.environ.get("KERAS_BACKEND") or "the one that ~/.keras/keras.json names"
     raise InputError(
         f"Keras cannot load its backend, {wanted} ({first_line(error)}); install it, or set "

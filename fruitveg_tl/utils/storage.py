@@ -1,37 +1,142 @@
-"""Files that are either whole or absent: every write lands under its name in one rename."""
+"""Files and folders on disk: whole or absent, and nobody else's is ever deleted.
+
+`new_file` writes one file; `new_folder` replaces a folder, and `remove` deletes one, only if this
+program made it. Every writer of the package uses one of them.
+"""
 
 import glob
 import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from fruitveg_tl.utils.errors import InputError, printable
+
+MARK = ".fruitveg-tl"  # a file in every folder that this program may replace or delete
+STDOUT = Path("-")
+
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; rename it to `path` if the block succeeds.
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; what the block writes there becomes the file `path`.
 
-    The block may create a file or a folder there. On an exception the temporary is removed and
-    `path` keeps what it had; after a kill a stale temporary stays, which no reader looks at.
-    An existing folder at `path` is replaced.
+    A regular file is replaced in one step when the block succeeds; otherwise it stays as it was.
+    Links are followed. Devices and FIFOs are written into, and `-` is standard output.
+
+    Raises:
+        InputError: if `path` is a folder, a socket, or a link that leads in a circle.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    temporary = scratch / path.name
-    try:
+    if path == STDOUT or is_stream(path):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch, path.name)
+            content = Path(scratch, path.name).read_bytes()
+        if path == STDOUT:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+        else:
+            with path.open("wb") as stream:
+                stream.write(content)
+        return
+    target = file_target(path)
+    with _scratch(target) as temporary:
         yield temporary
-        if path.is_dir():
-            path.rename(scratch / "replaced")
-        temporary.replace(path)
+        temporary.replace(target)
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path leads to a device or a FIFO, which has no content to replace."""
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    return False
+
+
+def file_target(path: Path) -> Path:
+    """Return the file that a path leads to, existing or not, with all links followed.
+
+    Raises:
+        InputError: if `new_file` refuses it.
+    """
+    try:
+        target = path.resolve()
+        there = target.exists()
+    except (OSError, RuntimeError) as error:  # Python says RuntimeError of a circle of links
+        if isinstance(error, PermissionError):
+            raise
+        raise InputError(f"{printable(path)}: a link that leads nowhere; remove it") from None
+    if there and not target.is_file():
+        kind = "a folder" if target.is_dir() else "not a file"
+        raise InputError(f"{printable(path)}: {kind}; give the name of a file")
+    return target
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder; it becomes `path` in one step if the block succeeds.
+
+    Raises:
+        InputError: if `path` exists and this program did not make it; nothing is changed then.
+    """
+    target = path.resolve()
+    _refuse_strangers(target)
+    with _scratch(target) as temporary:
+        temporary.mkdir()
+        yield temporary
+        _mark(temporary)
+        if target.exists():
+            target.rename(temporary.with_name("replaced"))
+        temporary.rename(target)
+
+
+def own_folder(path: Path) -> Path:
+    """Return a folder that `remove` may delete again, making it if it does not exist."""
+    with suppress(FileExistsError):
+        path.mkdir(parents=True)
+        _mark(path)
+    return path
+
+
+def remove(folder: Path) -> int:
+    """Remove a folder of this program's, if it exists; return how many bytes that frees.
+
+    Raises:
+        InputError: if this program did not make the folder; nothing is removed then.
+    """
+    _refuse_strangers(folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
+
+
+def _mark(folder: Path) -> None:
+    (folder / MARK).write_text("fruitveg-tl made this folder and may replace or delete it.\n")
+
+
+def _refuse_strangers(path: Path) -> None:
+    if path.exists() and not (path.is_dir() and (path / MARK).is_file()):
+        raise InputError(
+            f"{printable(path)}: fruitveg-tl did not make it (it holds no {MARK}), so it stays as "
+            "it is; move it elsewhere"
+        )
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target`. After a kill it stays on disk, where no reader looks."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        yield scratch / target.name
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -52,7 +157,8 @@ def exclusive(path: Path) -> Iterator[None]:
         lock.acquire()
     try:
         for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
+            if {child.name for child in stale.iterdir()} <= {path.name, "replaced"}:
+                shutil.rmtree(stale, ignore_errors=True)
         yield
     finally:
         lock.release()
@@ -73,16 +179,9 @@ def new_array(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     return array
 
 
-def remove(folder: Path) -> int:
-    """Remove a folder, if there is one, and return how many bytes that frees."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    shutil.rmtree(folder, ignore_errors=True)
-    return size
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON with sorted keys, atomically."""
-    with atomic_path(path) as temporary:
+    with new_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 

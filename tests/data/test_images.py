@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from fruitveg_tl.data.images import check_header, decode, pixel_array
 from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.storage import MARK
 
 
 def colour_of(path, size=32):
@@ -32,35 +34,67 @@ def test_every_png_mode_becomes_rgb(tmp_path, mode, colour, expected):
     assert colour_of(file) == list(expected)
 
 
+def tiff(values: np.ndarray, white_is_zero: bool = False) -> bytes:
+    """Write what Pillow cannot: an uncompressed TIFF of any depth."""
+    height, width, *channels = values.shape
+    count, kind = (channels or [1])[0], {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    bits = struct.pack(f"<{count}H", *[8 * values.dtype.itemsize] * count).ljust(8, b"\0")
+    body = bits + values.astype(values.dtype.newbyteorder("<")).tobytes()
+    depth = int.from_bytes(bits[:4], "little") if count < 3 else 8  # beyond four bytes: its place
+    tags = [
+        (256, width), (257, height), (258, depth, count), (259, 1),
+        (262, 0 if white_is_zero else 1 + (count == 3)), (273, 16), (277, count), (278, height),
+        (279, values.nbytes), (339, kind),
+    ]  # fmt: skip
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3 if tag in (258, 259, 262, 277, 339) else 4, (rest or [1])[0], v)
+        for tag, v, *rest in tags
+    )
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(body))
+    return head + body + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def noise(kind: str, high: float, *channels: int) -> np.ndarray:
+    return (np.random.default_rng(0).random((40, 40, *channels)) * high).astype(kind)
+
+
 @pytest.mark.parametrize(
-    ("values", "middle"),
+    ("content", "named"),
     [
-        (np.array([[0, 0.5, 1]], np.float32), 128),
-        (np.array([[0, 128, 255]], np.float32), 128),
-        (np.array([[0, 2048, 4095]], np.uint16), 128),  # 12 bits in 16
-        (np.array([[0, 32768, 65535]], np.uint16), 128),
-        (np.array([[0, 100, 255]], np.int32), 100),
-        (np.array([[0, 32768, 65535]], np.int32), 128),
+        (tiff(noise("<f4", 1.02)), "32 bits a channel, floating-point; save it as JPEG or PNG"),
+        (tiff(noise("<u2", 4095)), "16 bits a channel; save it"),
+        (tiff(noise("<u2", 4095, 3)), "16 bits a channel; save it"),
+        (tiff(noise("<u2", 65535), white_is_zero=True), "16 bits a channel; save it"),
+        (tiff(noise("<i4", 255)), "32 bits a channel; save it"),
+        (tiff(noise("<f8", 1)), "a TIFF, damaged, or of an unusual depth; save it"),
+        (tiff(noise("<f4", 1, 3)), "a TIFF, damaged, or of an unusual depth; save it"),
     ],
-    ids=lambda value: str(getattr(value, "dtype", "")),
+    ids=["float", "grey 12", "RGB 12", "white is 0", "int32", "float64", "RGB float"],
 )
-def test_every_depth_of_a_tiff_keeps_its_greys(tmp_path, values, middle):
-    Image.fromarray(values.repeat(40, 0).repeat(40, 1)).save(tmp_path / "x.tif")
-    image = decode(tmp_path / "x.tif", 40)
-    assert abs(int(image[20, 20, 0]) - middle) <= 1
+@pytest.mark.reliability("depths of an image, right or refused by name")
+def test_a_depth_whose_white_is_unknown_is_refused_by_its_header(tmp_path, content, named):
+    (tmp_path / "x.tif").write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.tif: .*{named}"):
+        check_header(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("values", [[-5, 9], [0, 70000], [0.0, np.nan], [0.0, 1e9]], ids=str)
-def test_a_depth_that_cannot_be_told_is_refused_naming_it(tmp_path, values):
-    kind = np.float32 if isinstance(values[0], float) else np.int32
-    Image.fromarray(np.array([values], kind).repeat(40, 0).repeat(40, 1)).save(tmp_path / "x.tif")
-    with pytest.raises(InputError, match=r"x\.tif: grey values from .*8 bits a channel"):
-        decode(tmp_path / "x.tif", 40)
+@pytest.mark.parametrize("brightest", [255, 4095, 65535])
+@pytest.mark.reliability("depths of an image, right or refused by name")
+def test_a_dark_png_stays_dark(tmp_path, brightest):
+    values = np.linspace(0, brightest, 40, dtype=np.uint16)[None].repeat(40, 0)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    grey = decode(tmp_path / "x.png", 40)[..., 0]
+    np.testing.assert_array_equal(grey, values >> 8)
+
+
+def test_eight_bits_whose_white_is_zero_are_turned(tmp_path):
+    (tmp_path / "x.tif").write_bytes(tiff(noise("<u1", 1), white_is_zero=True))
+    assert decode(tmp_path / "x.tif", 40).min() == 255
 
 
 def test_a_phones_heic_and_a_giant_image_get_the_advice_that_helps(tmp_path, monkeypatch):
     (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    with pytest.raises(InputError, match=r"x\.heic: its content is HEIC; convert it"):
+    with pytest.raises(InputError, match=r"x\.heic: its content is HEIC; save it as"):
         check_header(tmp_path / "x.heic")
     save_image(tmp_path / "x.jpg", 0, 0)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
@@ -122,7 +156,7 @@ def test_all_bad_files_are_named_at_once_and_nothing_is_left(tmp_path):
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert all(str(path) in line for path, line in zip(paths[1:3], lines, strict=True))
-    assert not list((tmp_path / "cache").iterdir())
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [MARK]
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,13 @@ def test_hash_changes_with_a_pixel_a_label_or_a_split(images):
 
 def test_junk_is_skipped_but_no_image_is(images):
     before = len(load(str(images)).index)
+    assert folders.passed_over(images) is None
     folder = images / "train" / "apple"
-    (folder / ".DS_Store").write_bytes(b"x")
-    (folder / "Thumbs.db").write_bytes(b"x")
+    junk = (".DS_Store", "Thumbs.db", "0.jpg:Zone.Identifier", "Picasa.ini", "ZbThumbnail.info")
+    for name in junk:
+        (folder / name).write_bytes(b"x")
     (images / "__MACOSX").mkdir()
+    assert f"passed over {len(junk) + 1} that systems leave behind" in folders.passed_over(images)
     for name in ("UPPER.JPG", "b.jpeg", "c.png", "d.webp"):
         Image.new("RGB", (40, 40), len(name)).save(folder / name)
     assert len(load(str(images)).index) == before + 4
@@ -206,6 +209,33 @@ def test_a_class_may_be_called_test(images):
     assert load(str(images / "train")).classes == ("banana", "cherry", "test")
     (images / "train" / "banana").rename(images / "train" / "train station")
     assert load(str(images / "train")).classes == ("cherry", "test", "train station")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("training_set", "test_set"), ("Train images", "Valid images"), ("testdata", "1train")],
+)
+def test_an_odd_folder_beside_split_folders_of_several_words_is_asked_about(images, names):
+    (images / "train").rename(images / names[0])
+    (images / "test").rename(images / names[1])
+    (images / "validation").rename(images / "single_prediction")
+    with pytest.raises(InputError, match="beside the splits, what is single_prediction"):
+        load(str(images))
+
+
+def test_a_class_that_holds_only_folders_is_refused(images):
+    shutil.rmtree(images / "validation")
+    for number, split in enumerate(("train", "test"), 1):
+        (images / split).rename(images / f"test{number}")
+    with pytest.raises(InputError, match=r"test1: it holds only folders.*folders are the classes"):
+        load(str(images))
+
+
+def test_a_class_folder_is_no_data_set_and_an_empty_name_none(images):
+    with pytest.raises(InputError, match=r"apple: it holds images.*give the folder above"):
+        load(str(images / "train" / "apple"))
+    with pytest.raises(InputError, match="unknown dataset ''"):
+        load("")
 
 
 @pytest.mark.parametrize("inner", ["images", "archive/images"])

@@ -105,7 +105,8 @@ def test_classes_of_the_source_are_compared_with_the_others():
 
 
 @pytest.mark.parametrize(
-    ("losses", "verdict"), [((1, 0.5, 0.8), CONFIRMED), ((1, 0.5, 0.52), REFUTED)]
+    ("losses", "verdict"),
+    [((1, 0.5, 0.8), CONFIRMED), ((1, 0.5, 0.52), REFUTED), ((1,), NOT_MEASURED)],
 )
 def test_care_is_needed_where_the_validation_loss_climbs(losses, verdict):
     assert findings.settings_need_care(run((), losses)).verdict == verdict
@@ -164,6 +165,22 @@ def test_a_model_is_told_by_its_five_metrics():
     text = findings.about_model([a_run(50, 90), a_run(50, 80)])
     for figure in ("accuracy 0.850", "precision 0.8", "recall 0.850", "F1 0.8", "50.0%", "+35.0"):
         assert figure in text
+
+
+def test_ties_are_told_as_ties():
+    rank = findings.ranking
+    assert rank({"A": 0.5, "B": 0.9}) == (
+        "**B is the most accurate: 90.0% of the test images**, followed by A (50.0%)."
+    )
+    assert rank({"A": 0.9, "B": 0.9, "C": 0.8, "D": 0.8}) == (
+        "**A and B are alike and the most accurate: 90.0% of the test images**, followed by "
+        "C and D (80.0%)."
+    )
+    tell = findings.strongest_and_weakest
+    assert tell(pd.Series({"a": 1.0, "b": 1.0, "c": 1.0})) == "all alike (F1 1.00)"
+    assert tell(pd.Series({"a": 1.0, "b": 0.5, "c": 0.2})) == (
+        "strongest: a (1.00); weakest: c (0.20) (F1)"
+    )
 
 
 def test_what_is_not_measured_says_its_rule_and_no_value():

@@ -1,6 +1,7 @@
 """Both engines give the same, in order, and hold few batches at a time."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import keras
@@ -66,6 +67,36 @@ def test_no_more_than_two_batches_are_made_before_one_is_given(network, each_eng
         assert len(made) <= given + 1
     assert len(made) == 5
     assert list(Inference(network.prefix).outputs(iter(()))) == []
+
+
+@pytest.mark.reliability("requests from several threads, of wrong shapes among them")
+def test_several_threads_each_get_their_own_answers(each_engine, tried):
+    pixels = keras.Input((8, 8, 3))
+    mean = Inference(keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(pixels)))
+    wrong = []
+
+    def ask(thread):
+        for number in range(100):
+            value = 100 * thread + number
+            if number % 10 == 0:
+                with pytest.raises(ValueError, match=r"shape \(2, 9, 9, 3\); the network takes"):
+                    mean.predict(np.zeros((2, 9, 9, 3)))
+            answer = mean.predict(np.full((20, 8, 8, 3), value, np.float32))
+            if answer.shape != (20, 3) or (answer != value).any():
+                wrong.append(value)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert wrong == []
+    tried(8 * 110)
+
+
+def test_a_caller_who_stops_half_way_leaves_nothing_behind(network, each_engine):
+    asked = Inference(network.prefix)
+    first = asked.outputs(iter([images(3), images(4)]))
+    next(first)
+    second = asked.outputs(iter([images(5)]))
+    assert len(next(second)) == 5 and len(next(first)) == 4
 
 
 def test_the_engine_is_chosen_by_what_is_there(monkeypatch):

@@ -40,7 +40,7 @@ from twin import Twin
 from fruitveg_tl.data.augmentation import augmenter
 from fruitveg_tl.models import backbones, quantisation, weights
 from fruitveg_tl.utils import runtime
-from fruitveg_tl.utils.storage import atomic_path, new_array, sha256_file, write_json
+from fruitveg_tl.utils.storage import new_array, new_file, sha256_file, write_json
 
 SIDE = 64  # pixels of a Tiny ImageNet image
 TEACHER_SIDE = 128  # below, MobileNetV2 recognises little
@@ -131,7 +131,7 @@ def images(folder: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
             for part in files
             for start, stop in zip(part["offsets"], part["offsets"][1:], strict=False)
         ]
-        with ThreadPoolExecutor() as pool, atomic_path(cache) as temporary:
+        with ThreadPoolExecutor() as pool, new_file(cache) as temporary:
             array = new_array(temporary, np.uint8, (len(parts), SIDE, SIDE, 3))
             for i, image in enumerate(pool.map(lambda b: Image.open(io.BytesIO(b)), parts)):
                 array[i] = image.convert("RGB")
@@ -142,7 +142,7 @@ def images(folder: Path, cache: Path) -> tuple[np.ndarray, np.ndarray]:
 def teach(teacher: Teacher, pixels: np.ndarray, cache: Path) -> np.ndarray:
     """Return the teacher's map of every image, (n, 4, 4, 1280), 8 bits for 0..6."""
     if not cache.exists():
-        with atomic_path(cache) as temporary:
+        with new_file(cache) as temporary:
             side = TEACHER_SIDE // 32
             array = new_array(temporary, np.uint8, (len(pixels), side, side, 1280))
             for start in range(0, len(pixels), 256):
@@ -231,7 +231,7 @@ class Training:
 
     def save(self, checkpoint: Path) -> None:
         """Store everything, in one piece."""
-        with atomic_path(checkpoint) as temporary:
+        with new_file(checkpoint) as temporary:
             state = {name: part.state_dict() for name, part in self.parts().items()}
             torch.save(state | {"history": self.history}, temporary)
 
