@@ -233,13 +233,15 @@ def read(results: Path | None = None) -> pd.DataFrame:
     """
     rows, seen = [], {}
     folders = [file.parent for file in (results or PATHS.results).glob("*/metrics.json")]
-    for folder in sorted(folders, key=lambda x: (not re.search("-[0-9a-f]{8}$", x.name), x.name)):
+    for folder in sorted(
+        folders, key=lambda x: (not re.search("-[0-9a-f]{8}$", x.name), len(x.name), x.name)
+    ):
         try:
             with _named(folder):
-                own = _rows(folder)
+                stages = _rows(folder)
                 first = seen.setdefault((folder / "provenance.json").read_bytes(), folder)
             if first is folder:
-                rows += own
+                rows += stages
             else:
                 note(f"WARNING: {printable(folder)}: a copy of {printable(first)}, not counted")
         except InputError as error:

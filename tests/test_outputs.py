@@ -28,9 +28,10 @@ def folder(tmp_path, monkeypatch):
     """A folder of a user's: a file, a folder with a file, an image."""
     (tmp_path / "mine" / "thesis").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "mine")
-    for name in ("file.txt", "thesis/chapter.tex", "outside.csv", "outside.json", "outside.html"):
+    for name in ("file.txt", "thesis/chapter.tex"):
         Path(name).write_text(KEPT)
     save_image(Path("photo.jpg"), 0, 0)
+    save_image(Path("other.jpg"), 0, 1)
     return Path.cwd()
 
 
@@ -59,12 +60,12 @@ TAKEN = {
     "folder": lambda name: shutil.copytree("thesis", name),
     "link to a folder": lambda name: Path(name).symlink_to("thesis"),
     "link to itself": lambda name: Path(name).symlink_to(name),
-    "file of another kind": lambda name: shutil.copy("photo.jpg", name),
+    "image": lambda name: None,
 }
 FREE = {
     "new": lambda name: None,
     "old output": lambda name: Path(name).write_text("old"),
-    "link": lambda name: Path(name).symlink_to(f"outside{Path(name).suffix}"),
+    "link": lambda name: Path(name).symlink_to("file.txt"),
     "dangling link": lambda name: Path(name).symlink_to("nowhere.csv"),
     "FIFO": os.mkfifo,
     "device": device,
@@ -92,7 +93,7 @@ def predict(finished, folder, monkeypatch, capsys):
 @pytest.mark.reliability("outputs of every kind of target")
 def test_predict_writes_into_what_is_free_and_refuses_what_is_taken(predict, folder, tried, kind):
     for number, make in enumerate(TAKEN.values()):
-        name = f"{number}.dat"
+        name = f"{number}.dat" if make != TAKEN["image"] else "other.jpg"
         make(name)
         before = contents(folder)
         code, said = predict(f"--{kind}", name)
@@ -113,7 +114,7 @@ def test_predict_writes_into_what_is_free_and_refuses_what_is_taken(predict, fol
         if what in ("FIFO", "device"):
             assert not written and set(after) == set(before)
         else:
-            real = {"link": f"outside.{kind}", "dangling link": "nowhere.csv"}.get(what, name)
+            real = {"link": "file.txt", "dangling link": "nowhere.csv"}.get(what, name)
             assert written == {str(folder / real)}
             (folder / real).unlink()
     tried(len(TAKEN) + len(FREE))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fruitveg_tl.data.images import IMAGE_SUFFIXES
 from fruitveg_tl.results import Run
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import STDOUT, file_target, is_stream, new_file
@@ -29,8 +30,8 @@ def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run
         run: whose network answers.
 
     Raises:
-        InputError: if an output is a folder, an image, a part of the run, another output, or an
-            existing file with another ending than its kind's.
+        InputError: if an output is a folder, an existing image, a part of the run or another
+            output.
     """
     taken = {image.resolve(): "one of the images" for image in images}
     for kind, path in outputs.items():
@@ -39,8 +40,8 @@ def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run
         problem = taken.get(target)
         if run.folder.resolve() in target.parents:
             problem = "a part of the run that answers"
-        elif not free and target.exists() and target.suffix.lower() != f".{kind}":
-            problem = problem or f"it exists, and its name does not end in .{kind}"
+        elif not free and target.exists() and target.suffix.lower() in IMAGE_SUFFIXES:
+            problem = problem or "an image"  # as a shell makes of --csv *.jpg
         if problem:
             raise InputError(f"--{kind} {printable(path)}: {problem}; give another file")
         taken[target] = "given twice"
