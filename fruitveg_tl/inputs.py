@@ -16,7 +16,7 @@ from fruitveg_tl.models.network import Network, Variant, build_network
 from fruitveg_tl.training import inference
 from fruitveg_tl.training.features import FrozenPart, activations_key
 from fruitveg_tl.utils import runtime
-from fruitveg_tl.utils.storage import exclusive, sha256_json
+from fruitveg_tl.utils.storage import exclusive, own_folder, sha256_json
 
 # Random weights get their BatchNorm statistics from every so many of the training images, and from
 # no fewer than the second number.
@@ -155,7 +155,7 @@ def frozen_part(inputs: Inputs, network: Network, fast: Network) -> FrozenPart:
         key = activations_key(decoded, part, inputs.source.digest, computed)
     else:
         key = activations_key(decoded, "pixels", "", "uint8")
-    folder = PATHS.cache / "activations" / f"{backbone.key}-{config.size}px-{key}"
+    folder = own_folder(PATHS.cache / "activations") / f"{backbone.key}-{config.size}px-{key}"
     computing = network if inputs.engine == inference.OPENVINO else fast
     pool = computing.pool if inputs.transfer else None
     return FrozenPart(computing.prefix, pool, folder, inputs.frozen_precision)

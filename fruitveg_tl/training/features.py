@@ -22,7 +22,7 @@ from fruitveg_tl.training.inference import BATCH, Inference
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
-from fruitveg_tl.utils.storage import new_array, new_file, own_folder, sha256_json, write_json
+from fruitveg_tl.utils.storage import new_array, new_file, sha256_json, write_json
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ class FrozenPart:
         Raises:
             InputError: if the weights give values that are not finite, or too large for float16.
         """
-        own_folder(self.folder.parent)
         rows = {name: train if view else np.arange(len(pixels)) for name, view in _views(views)}
         reused = all(self._timing(name).exists() for name in rows)
         for name, view in _views(views):
