@@ -6,7 +6,7 @@ BIN    := .venv/bin
 KIND   := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 LOCK   := requirements/$(KIND).lock
 
-.PHONY: help setup run report notebooks test matrix lint format lock platforms lab bench clean
+.PHONY: help setup run report study notebooks test matrix lint format lock platforms lab bench clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -24,6 +24,9 @@ run: setup       ## train and evaluate on DATASET (default: synthetic), skipping
 
 report: setup    ## execute all notebooks on DATASET (default: synthetic) and bind them into a PDF
 	$(BIN)/python -m fruitveg_tl report $(if $(DATASET),--dataset "$(DATASET)") $(ARGS)
+
+study: setup     ## for committing: put the runs of this machine into data/results
+	$(BIN)/python -m fruitveg_tl study
 
 notebooks: setup ## execute them in place, on the images they name, for committing
 	$(BIN)/python -m fruitveg_tl report --in-place

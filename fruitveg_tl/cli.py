@@ -1,4 +1,4 @@
-"""The command line: data, run, table, report, predict, export, clean."""
+"""The command line: data, run, table, report, predict, export, study, clean."""
 
 import argparse
 import errno
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fruitveg_tl import config
-from fruitveg_tl.config import PATHS, RunConfig
+from fruitveg_tl.config import PATHS, RunConfig, Selection
 from fruitveg_tl.models.backbones import backbone_by_name
 from fruitveg_tl.options import parser
 from fruitveg_tl.profiles import PROFILES
@@ -17,7 +17,7 @@ from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import STDOUT, new_file, remove
 
 if TYPE_CHECKING:
-    from fruitveg_tl.data.dataset import Dataset
+    from fruitveg_tl.data.dataset import Images
 
 # The heavy imports stand inside the commands, so that --help comes at once.
 
@@ -80,6 +80,7 @@ def _commands() -> dict[str, Callable[[argparse.Namespace], None]]:
         "report": _report,
         "predict": _predict,
         "export": _export,
+        "study": _study,
         "clean": _clean,
     }
 
@@ -93,7 +94,7 @@ def _data(options: argparse.Namespace) -> None:
     print(f"folder {dataset.root}\nSHA-256 {dataset.digest}")
 
 
-def _load(options: argparse.Namespace) -> "Dataset":
+def _load(options: argparse.Namespace) -> "Images":
     """Load the images that the options name, and warn of what makes scores doubtful."""
     from fruitveg_tl.data import audit, folders, registry
 
@@ -110,29 +111,24 @@ def _load(options: argparse.Namespace) -> "Dataset":
 
 
 def _run(options: argparse.Namespace) -> None:
-    configs = asked_for(options)
-    _load(options)
-    from fruitveg_tl import grid, results, run
+    selection, configs = asked_for(options)
+    images = _load(options)
+    from fruitveg_tl import grid, run, studies
     from fruitveg_tl.reporting import tables
 
+    jobs = list(run.jobs(images, selection, configs))
     if options.workers is not None:
-        folders = grid.run_grid(configs, options.workers, options.data, options.force)
+        runs = grid.run_grid(jobs, options.workers, options.force)
     else:
-        folders = []
-        for settings in configs:
-            folders.append(
-                run.train_and_evaluate(
-                    settings, options.data, options.force, devices=options.devices
-                )
-            )
-            print(folders[-1])
-    runs = results.read()
-    chosen = runs[runs["run"].isin([folder.name for folder in folders])]
-    print(tables.evaluated_models(chosen).to_string(index=False))
+        runs = []
+        for job in jobs:
+            runs.append(run.train(*job, options.force, devices=options.devices))
+            print(runs[-1].folder)
+    print(tables.evaluated_models(studies.by_stage(runs)).to_string(index=False))
 
 
-def asked_for(options: argparse.Namespace) -> list[RunConfig]:
-    """Return the runs that `run`'s options ask for, over the data set's profile.
+def asked_for(options: argparse.Namespace) -> tuple[Selection, list[RunConfig]]:
+    """Return what `run`'s options ask for, over the data set's profile.
 
     Raises:
         InputError: naming the backbone that is unknown, or the setting that makes no sense.
@@ -141,28 +137,34 @@ def asked_for(options: argparse.Namespace) -> list[RunConfig]:
     asked = {name: getattr(options, name) for name in names}
     profile = PROFILES.get(options.dataset, {})
     given = profile | {name: value for name, value in asked.items() if value is not None}
-    return [
-        RunConfig(options.dataset, backbone_by_name(name).key, seed=seed, **given)
+    which, how = config.divided(given)
+    return Selection(options.dataset, **which), [
+        RunConfig(backbone_by_name(name).key, seed=seed, **how)
         for name in options.backbones
         for seed in options.seeds
     ]
 
 
 def _table(options: argparse.Namespace) -> None:
-    from fruitveg_tl import results
+    from fruitveg_tl import studies
     from fruitveg_tl.reporting import readme, tables
 
-    runs = results.read()
-    if not len(runs):
-        raise InputError("no finished run yet; start one with «python -m fruitveg_tl run»")
+    runs = studies.committed_runs()
     if options.readme:
+        runs = studies.by_stage(runs)
         for file in filter(Path.exists, (PATHS.root / name for name in readme.FILES)):
             filled = readme.fill(file.read_text(), runs)
             with new_file(file) as temporary:
                 temporary.write_text(filled)
         return
-    table = tables.evaluated_models(runs)
-    print(tables.markdown(table) if options.markdown else table.to_string(index=False))
+    sources = {"committed with the project": runs, "of this machine": studies.own_runs()}
+    if not any(sources.values()):
+        raise InputError("no finished run yet; start one with «python -m fruitveg_tl run»")
+    for source, found in sources.items():
+        if found:
+            table = tables.evaluated_models(studies.by_stage(found))
+            text = tables.markdown(table) if options.markdown else table.to_string(index=False)
+            print(f"{len(found)} runs {source}:\n\n{text}\n")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -212,7 +214,18 @@ def _export(options: argparse.Namespace) -> None:
 
     run = choose_run(options.run)
     file, difference = export(run, options.format, options.folder)
-    print(f"{run.folder.name}: {file}; probabilities differ by at most {difference:.1e}")
+    print(f"{run.name}: {file}; probabilities differ by at most {difference:.1e}")
+
+
+def _study(options: argparse.Namespace) -> None:
+    from fruitveg_tl import studies
+
+    plan = studies.to_publish()
+    for name, runs in plan.items():
+        print(f"{PATHS.results / name}: will be rewritten with {len(runs)} runs of this machine")
+    for name, runs in plan.items():
+        studies.publish(name, runs)
+    print(f"{len(plan)} studies written" if plan else f"no run below {PATHS.runs} is of a study")
 
 
 def _clean(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Settings: what a run is, where files are, and what the environment may change.
 
-Every setting is declared once, as a field of `RunConfig`. The command line, the variables of the
-notebooks and the tables read it from there.
+Every setting is declared once, as a field of `Selection` or `RunConfig`. The command line, the
+variables of the notebooks and the tables read it from there.
 """
 
 import os
@@ -23,36 +23,62 @@ RESPLIT = "--resplit (FRUITVEG_RESPLIT=1 for notebooks)"  # as messages advise i
 def _setting(default: Any, kind: type, text: str, ablation: bool = False, **more: Any) -> Any:
     """Declare a field: its type, what it means, and `least`, `most` or `choices`.
 
-    A setting `in_use`, as is every ablation, is part of a run's record where it is not the default,
-    so that runs finished before it was thought of stay valid; every other setting always is.
+    An ablation is part of a run's record only where it is in use, so that runs finished before it
+    was thought of stay valid; every other setting always is.
     """
-    metadata = {"kind": kind, "help": text, "ablation": ablation, "in_use": ablation}
+    metadata = {"kind": kind, "help": text, "ablation": ablation}
     return field(default=default, metadata=metadata | more)
 
 
+class _Checked:
+    """Checks every field's value against what `_setting` says of it."""
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            if problem := _problem(setting, getattr(self, setting.name)):
+                raise InputError(f"{setting.name}: {problem}")
+
+
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything a run's result depends on, apart from the images and the weights themselves.
+class Selection(_Checked):
+    """Which images and source weights somebody asks for, by name; training knows no names.
+
+    Raises:
+        InputError: naming the value that makes no sense, and what does.
+    """
+
+    dataset: str = _setting(MISSING, str, "name of a data set, or a folder of class folders")
+    label_level: str | None = _setting(
+        None, str, "level of grocery's labels (default: coarse)", choices=("coarse", "fine")
+    )
+    weights: str = _setting(
+        "auto", str, "auto (FRUITVEG_WEIGHTS, Keras' cache, Keras' download, the bundled ones), "
+        "bundled, random, or a file",
+    )  # fmt: skip
+    resplit: int = _setting(
+        0, int, "create new splits, duplicates together: 1 to 5, each with another fifth to test "
+        "on (without a number: 1)", least=0, most=5, const=1,
+    )  # fmt: skip
+    train_images_per_class: int | None = _setting(
+        None, int, "number of training images per class (default: all)", ablation=True, least=1
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig(_Checked):
+    """How a network is trained: all that a result depends on besides the images and the weights.
 
     What each field means is its `help`; `python -m fruitveg_tl run --help` prints them all. None
-    stands for a default that is known later: the backbone's own rate, the data set's own labels.
+    stands for a default that the backbone's registry entry has.
 
     Raises:
         InputError: naming the setting that makes no sense, and what does.
     """
 
-    dataset: str = _setting(MISSING, str, "name of a data set, or a folder of class folders")
     backbone: str = _setting(MISSING, str, "name of a network of keras.applications")
-    label_level: str | None = _setting(
-        None, str, "level of grocery's labels (default: coarse)", choices=("coarse", "fine")
-    )
     strategy: str = _setting(
         "transfer", str, "transfer: linear probe, then fine-tuning (Kumar et al. 2022); scratch: "
         "random initialisation, all layers trained", choices=("transfer", "scratch"),
-    )  # fmt: skip
-    weights: str = _setting(
-        "auto", str, "auto (FRUITVEG_WEIGHTS, Keras' cache, Keras' download, the bundled ones), "
-        "bundled, random, or a file",
     )  # fmt: skip
     size: int = _setting(224, int, "side of the images in pixels", least=32)
     crop: float = _setting(
@@ -98,13 +124,6 @@ class RunConfig:
         0.0, float, "tau of logit adjustment in the loss of both phases (Menon et al. 2021): 0 for "
         "none, 1 makes up for rare classes wholly", least=0, most=1,
     )  # fmt: skip
-    resplit: int = _setting(
-        0, int, "deal the images anew, duplicates together: 1 to 5, each a fifth to test on "
-        "(without a number: 1)", in_use=True, least=0, most=5, const=1,
-    )  # fmt: skip
-    train_images_per_class: int | None = _setting(
-        None, int, "train on so many images of each class (default: all)", ablation=True, least=1
-    )
     probe_first: bool = _setting(
         True, bool, "train a linear probe before fine-tuning", ablation=True
     )
@@ -116,38 +135,33 @@ class RunConfig:
         False, bool, "divide by 255 for the backbone's own preprocessing: a common mistake",
         ablation=True,
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        for setting in fields(self):
-            if problem := _problem(setting, getattr(self, setting.name)):
-                raise InputError(f"{setting.name}: {problem}")
+    divide_by_255: bool = _setting(
+        False, bool, "divide by 255 for the backbone's own preprocessing: a common mistake",
+        ablation=True,
+    )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values for JSON, `in_use` ones where they are."""
+        """Return the settings as plain values for JSON, ablations where they are in use."""
         return {
             setting.name: getattr(self, setting.name)
             for setting in fields(self)
-            if not setting.metadata["in_use"] or getattr(self, setting.name) != setting.default
+            if not setting.metadata["ablation"] or getattr(self, setting.name) != setting.default
         }
-
-    def identity(self) -> dict[str, Any]:
-        """Return what tells this run from another of the same images and weights.
-
-        The folder's spelling, the level of its labels and the way in which weights were asked for
-        are no part of it: hashes of the images, their labels and the weights stand for them.
-        """
-        replaced = ("dataset", "label_level", "weights")
-        return {name: value for name, value in self.to_dict().items() if name not in replaced}
 
 
 def settings(ablations: bool | None = None) -> tuple[Field, ...]:
-    """Return the fields of `RunConfig`: the ablations, what is none, or (None) all of them."""
-    return tuple(f for f in fields(RunConfig) if ablations in (None, f.metadata["ablation"]))
+    """Return all declared fields: the ablations, what is none, or (None) both."""
+    declared = (*fields(Selection), *fields(RunConfig))
+    return tuple(f for f in declared if ablations in (None, f.metadata["ablation"]))
 
 
-def ablations_in_use(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of the ablations that a configuration from `RunConfig.to_dict` uses."""
-    return [f.name for f in settings(ablations=True) if f.name in config]
+def divided(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide settings by name into the fields of `Selection` and those of `RunConfig`."""
+    names = {f.name for f in fields(Selection)}
+    return (
+        {name: value for name, value in values.items() if name in names},
+        {name: value for name, value in values.items() if name not in names},
+    )
 
 
 def _problem(setting: Field, value: Any) -> str | None:
@@ -184,6 +198,7 @@ VARIABLES = {
     "FRUITVEG_OTHER": "name or folder of a second set of images, for 01 and A5",
     "FRUITVEG_SEEDS": "seeds, e.g. 0 1 2: one run for each",
     **{f"FRUITVEG_{name.upper()}": f"notebooks: {name}" for name in OVERRIDES},
+    "FRUITVEG_COMMIT": "set by `make notebooks` for its kernels: store figures for committing",
     "FRUITVEG_PROGRESS": "set by `report` for its kernels: descriptor to write progress to",
 }
 
@@ -288,8 +303,9 @@ class Paths:
 
     data = property(lambda self: self.root / "data", doc="Images, caches and results.")
     cache = property(lambda self: self.data / "cache", doc="What can be computed again.")
-    results = property(lambda self: self.data / "results", doc="One folder per finished run.")
-    figures = property(lambda self: self.root / "figures", doc="Figures as PNG.")
+    results = property(lambda self: self.data / "results", doc="The committed studies.")
+    runs = property(lambda self: self.data / "runs", doc="What this machine computes.")
+    figures = property(lambda self: self.root / "figures", doc="Figures of the study.")
     notebooks = property(lambda self: self.root / "notebooks", doc="The numbered notebooks.")
     report = property(lambda self: self.root / "report", doc="The report and what it is made of.")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fruitveg_tl.data import preprocess
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.storage import new_folder

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fruitveg_tl.config import RunConfig, environment
+from fruitveg_tl.data.dataset import Images
+from fruitveg_tl.models.weights import SourceWeights
+from fruitveg_tl.studies import Run, read_study
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
 
 RETRIES = 2
 
 
-def run_grid(
-    configs: Sequence[RunConfig], workers: int, data: str | None = None, force: bool = False
-) -> list[Path]:
+Job = tuple[Images, SourceWeights, RunConfig]
+
+
+def run_grid(jobs: Sequence[Job], workers: int, force: bool = False) -> list[Run]:
     """Run all of them, `workers` at a time: the same result folders as one after the other.
 
     A run that fails for another reason than its input, say because its process was killed, is
@@ -23,13 +27,12 @@ def run_grid(
     shared file system.
 
     Args:
-        configs: what to run.
+        jobs: what to run, see `run.train`.
         workers: how many at a time on this machine; its cores, or graphics cards, are shared out.
-        data: see `datasets.load`.
         force: run again although a finished run is on disk.
 
     Returns:
-        the results' folders, in the order of `configs`.
+        the finished runs, in the order of `jobs`.
 
     Raises:
         InputError: if Ray is missing, or, once all the others are finished, if some runs failed:
@@ -51,44 +54,49 @@ def run_grid(
     try:
         if cards := ray.cluster_resources().get("GPU"):
             resources["num_gpus"] = min(1, cards / workers)
-        return _run_all(ray.remote(max_retries=0, **resources)(_one), configs, (data, force))
+        return _run_all(ray.remote(max_retries=0, **resources)(_one), jobs, force)
     finally:
         ray.shutdown()
 
 
-def _run_all(one, configs: Sequence[RunConfig], arguments: tuple) -> list[Path]:
+def _run_all(one, jobs: Sequence[Job], force: bool) -> list[Run]:
     import ray
 
+    stored = {id(part): ray.put(part) for images, source, _ in jobs for part in (images, source)}
+    arguments = [
+        (stored[id(images)], stored[id(source)], how, force) for images, source, how in jobs
+    ]
     folders: dict[int, Path] = {}
     failed: list[str] = []
-    waiting = {one.remote(config, *arguments): (i, 0) for i, config in enumerate(configs)}
-    with progress("runs", len(configs)) as bar:
+    waiting = {one.remote(*asked): (i, 0) for i, asked in enumerate(arguments)}
+    with progress("runs", len(jobs)) as bar:
         while waiting:
             (done,), _ = ray.wait(list(waiting))
             i, tries = waiting.pop(done)
             try:
                 folders[i] = ray.get(done)
             except InputError as error:  # would be the same again
-                failed.append(f"{_name(configs[i])}: {error.cause}")
+                failed.append(f"{_name(jobs[i])}: {error.cause}")
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 if tries == RETRIES:
-                    failed.append(f"{_name(configs[i])}: failed {tries + 1} times: {reason}")
+                    failed.append(f"{_name(jobs[i])}: failed {tries + 1} times: {reason}")
                 else:
-                    print(f"WARNING: {_name(configs[i])} is tried again: {reason}", file=sys.stderr)
-                    waiting[one.remote(configs[i], *arguments)] = i, tries + 1
+                    print(f"WARNING: {_name(jobs[i])} is tried again: {reason}", file=sys.stderr)
+                    waiting[one.remote(*arguments[i])] = i, tries + 1
                     continue
             bar.update()
     if failed:
         raise InputError("\n".join(failed))
-    return [folders[i] for i in range(len(configs))]
+    return [next(iter(read_study(folders[i]))) for i in range(len(jobs))]
 
 
-def _one(config: RunConfig, data: str | None, force: bool) -> Path:
-    from fruitveg_tl.run import train_and_evaluate
+def _one(images: Images, source: SourceWeights, config: RunConfig, force: bool) -> Path:
+    from fruitveg_tl.run import train
 
-    return train_and_evaluate(config, data, force)
+    return train(images, source, config, force).folder
 
 
-def _name(config: RunConfig) -> str:
-    return f"{config.dataset}, {config.backbone}, {config.strategy}, seed {config.seed}"
+def _name(job: Job) -> str:
+    images, _, config = job
+    return f"{images.name}, {config.backbone}, {config.strategy}, seed {config.seed}"

@@ -5,24 +5,20 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from fruitveg_tl.config import PATHS, RunConfig
-from fruitveg_tl.data import registry
-from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.models import weights
-from fruitveg_tl.models.backbones import Backbone, backbone_by_name
+from fruitveg_tl.models.backbones import RANDOM, Backbone, backbone_by_name, with_defaults
 from fruitveg_tl.models.network import Network, Variant, build_network
 from fruitveg_tl.training import inference
-from fruitveg_tl.training.features import FrozenPart, activations_key
+from fruitveg_tl.training.features import Activations, FrozenPart, activations_key
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.storage import exclusive, own_folder, sha256_json
 
 # Random weights get their BatchNorm statistics from every so many of the training images, and from
 # no fewer than the second number.
 STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
-# Settings whose default the registry knows.
-BACKBONES_OWN = ("boundary", "finetune_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -31,23 +27,26 @@ class Inputs:
 
     Attributes:
         config: with the backbone's own settings filled in.
-        dataset: the images, split as the run uses them.
-        backbone: the registry entry, cut where the run cuts it.
+        images: split as the run uses them.
         source: the weights to start from.
         precision: dtype policy of training; the stored network is float32.
-        frozen_precision: of the frozen part.
+        frozen_precision: of the training images' way through the frozen part.
         engine: that computes the frozen part, see `inference.engine`.
         devices: how many share every batch.
     """
 
     config: RunConfig
-    dataset: Dataset
-    backbone: Backbone
+    images: Images
     source: weights.SourceWeights
     precision: str
     frozen_precision: str
     engine: str
     devices: int
+
+    @property
+    def backbone(self) -> Backbone:
+        """The registry entry, cut where the run cuts it."""
+        return replace(backbone_by_name(self.config.backbone), boundary=self.config.boundary)
 
     @property
     def transfer(self) -> bool:
@@ -57,59 +56,48 @@ class Inputs:
     @cached_property
     def identity(self) -> str:
         """Eight hexadecimal digits: equal for runs that give the same result."""
-        images = [self.dataset.digest, self.dataset.order]
-        return sha256_json([self.config.identity(), self.source.digest, *images])[:8]
+        images = [self.images.digest, self.images.order]
+        return sha256_json([self.config.to_dict(), self.source.digest, *images])[:8]
 
     @property
     def folder(self) -> Path:
         """Where the results go."""
         config = self.config
-        name = f"{self.dataset.name}-{self.backbone.key}-{config.strategy}-{config.size}px"
-        return PATHS.results / f"{name}-seed{config.seed}-{self.identity}"
+        name = f"{self.images.name}-{config.backbone}-{config.strategy}-{config.size}px"
+        return PATHS.runs / f"{name}-seed{config.seed}-{self.identity}"
 
-    @cached_property
-    def train_rows(self) -> np.ndarray:
-        """Positions, among the training images, of those to train on."""
-        targets = self.dataset.targets[self.dataset.rows("train")]
-        order = np.random.default_rng(self.config.seed).permutation(len(targets))
-        by_class = pd.Series(targets[order]).groupby(targets[order]).cumcount().to_numpy()
-        most = self.config.train_images_per_class or len(targets)
-        return np.sort(order[by_class < most])
+    @property
+    def held_out(self) -> np.ndarray:
+        """Rows of the validation and test images, rising."""
+        return np.sort(np.concatenate([self.images.rows("val"), self.images.rows("test")]))
 
-    def one_hot(self, rows: np.ndarray) -> np.ndarray:
-        """Return the targets of these rows of the index as float32, shape (n, classes)."""
-        return np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.targets[rows]]
+    @property
+    def viewed(self) -> np.ndarray:
+        """Rows of the images whose augmented views are stored, rising."""
+        return self.images.rows("train") if self.images.viewed is None else self.images.viewed
 
 
 def gather(
-    config: RunConfig, data: str | None = None, precision: str | None = None, devices: int = 1
+    images: Images,
+    source: weights.SourceWeights,
+    config: RunConfig,
+    precision: str | None = None,
+    devices: int = 1,
 ) -> Inputs:
-    """Find the images and the weights of a run; see `train_and_evaluate`."""
+    """Bring together what a run starts from; see `run.train`."""
     backbone = backbone_by_name(config.backbone)
-    dataset = registry.load(config.dataset, config.label_level, data, config.resplit)
-    choice = "random" if config.strategy == "scratch" else config.weights
     training = precision or runtime.fast_precision(backbone.bfloat16)
     engine = inference.engine() if devices == 1 else inference.KERAS
-    # In OpenVINO every backbone is faster in bfloat16, and no less accurate (benchmarks/engine.py).
-    frozen = precision or runtime.fast_precision(True) if engine == inference.OPENVINO else training
-    for name in BACKBONES_OWN:
-        if getattr(config, name) is None:
-            config = replace(config, **{name: getattr(backbone, name)})
-    return Inputs(
-        config,
-        dataset,
-        replace(backbone, boundary=config.boundary),
-        weights.resolve(backbone, choice, config.seed),
-        training,
-        frozen,
-        engine,
-        devices,
-    )
+    # In OpenVINO every backbone is faster in bfloat16 (benchmarks/engine.py).
+    frozen = precision or runtime.fast_precision(engine == inference.OPENVINO or backbone.bfloat16)
+    if not (precision or backbone.frozen_bfloat16):
+        frozen = "float32"
+    return Inputs(with_defaults(config), images, source, training, frozen, engine, devices)
 
 
 def build_networks(inputs: Inputs) -> tuple[Network, Network]:
     """Build the network to keep, and the one to compute with: the same where that is float32."""
-    config, classes = inputs.config, len(inputs.dataset.classes)
+    config, classes = inputs.config, len(inputs.images.classes)
     runtime.make_deterministic(config.seed)
     start = inputs.source.values
     variant = Variant(inputs.transfer, config.update_batch_norm, config.divide_by_255)
@@ -128,9 +116,9 @@ def use_batch_norm_statistics(inputs: Inputs, pixels: np.ndarray, networks: set[
         pixels: all images, uint8 (n, size, size, 3).
         networks: built from `inputs`; changed in place.
     """
-    if inputs.source.source != weights.RANDOM:
+    if inputs.source.source != RANDOM:
         return
-    train = inputs.dataset.rows("train")
+    train = inputs.images.rows("train")
     some = train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]
     values = weights.estimate_batch_norm_statistics(
         inputs.backbone, inputs.source.values, pixels[some]
@@ -148,32 +136,49 @@ def frozen_part(inputs: Inputs, network: Network, fast: Network) -> FrozenPart:
         fast: the network that Keras computes with.
     """
     config, backbone = inputs.config, inputs.backbone
-    decoded = inputs.dataset.pixels_key(config.size, config.crop)
+    decoded = inputs.images.pixels_key(config.size, config.crop)
     if inputs.transfer:
-        part = f"{backbone.key} to {backbone.boundary}" + "/255" * config.divide_by_255
+        part = f"{backbone.key} to {backbone.boundary}" + ("/255" if config.divide_by_255 else "")
         computed = f"{inputs.engine} {inputs.frozen_precision}"
         key = activations_key(decoded, part, inputs.source.digest, computed)
     else:
         key = activations_key(decoded, "pixels", "", "uint8")
     folder = own_folder(PATHS.cache / "activations") / f"{backbone.key}-{config.size}px-{key}"
-    computing = network if inputs.engine == inference.OPENVINO else fast
-    pool = computing.pool if inputs.transfer else None
-    return FrozenPart(computing.prefix, pool, folder, inputs.frozen_precision)
+    exact = (network.prefix, network.pool if inputs.transfer else None)
+    whole = inputs.engine == inference.OPENVINO or inputs.frozen_precision == "float32"
+    rounded = exact if whole else (fast.prefix, fast.pool)
+    return FrozenPart(exact, rounded, folder, inputs.frozen_precision)
+
+
+def activations(inputs: Inputs, network: Network, fast: Network, pixels: np.ndarray) -> Activations:
+    """Return the frozen part's output, from disk or computed now.
+
+    Args:
+        inputs: of the run.
+        network: see `frozen_part`.
+        fast: see `frozen_part`.
+        pixels: all images, uint8 (n, size, size, 3).
+    """
+    use_batch_norm_statistics(inputs, pixels, {network, fast})
+    frozen = frozen_part(inputs, network, fast)
+    with exclusive(frozen.folder):  # runs side by side that differ in the seed share them
+        return frozen.compute(pixels, inputs.viewed, inputs.held_out, inputs.config.views)
 
 
 def pooled_features(inputs: Inputs) -> np.ndarray:
-    """Return what a linear probe sees of every image, from disk or computed now.
+    """Return what a linear probe sees of every image in use, from disk or computed now.
 
     Args:
         inputs: of a run by transfer.
 
     Returns:
-        float32 (n, d), in the order of the index.
+        float32 (n, d), in the order of the index; NaN for images that are not in use.
     """
-    config, dataset = inputs.config, inputs.dataset
-    network, fast = build_networks(inputs)
-    pixels = dataset.pixels(config.size, config.crop)
-    use_batch_norm_statistics(inputs, pixels, {network, fast})
-    frozen = frozen_part(inputs, network, fast)
-    with exclusive(frozen.folder):
-        return frozen.compute(pixels, dataset.rows("train"), views=0).pooled_plain
+    inputs = replace(inputs, config=replace(inputs.config, views=0))
+    networks = build_networks(inputs)
+    pixels = inputs.images.pixels(inputs.config.size, inputs.config.crop)
+    found = activations(inputs, *networks, pixels)
+    features = np.full((len(pixels), found.pooled_held_out.shape[1]), np.nan, np.float32)
+    features[found.train_rows] = found.pooled_views[0]
+    features[found.held_out_rows] = found.pooled_held_out
+    return features

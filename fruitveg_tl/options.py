@@ -43,6 +43,13 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_predict(commands.add_parser("predict", help="classify images with a saved network"))
     _add_export(commands.add_parser("export", help="write a saved network in another format"))
+    study = commands.add_parser(
+        "study",
+        help="for the project's authors: put the runs of this machine into data/results",
+        description="Replaces the rows of the committed studies by the runs below data/runs that "
+        "were trained alike, and adds others on the same images. It says what it writes before.",
+    )
+    study.set_defaults(command="study")
     clean = commands.add_parser(
         "clean", help="free the disk that decoded images and activations take; results stay"
     )
@@ -156,7 +163,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--run",
-        help="folder below data/results, or a backbone's name for its best run by validation "
+        help="folder below data/runs, or a backbone's name for its best run by validation "
         "(default: the network saved last)",
     )
     parser.add_argument(

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl import config, results
+from fruitveg_tl import config, studies
 from fruitveg_tl.data.folders import images_below
 from fruitveg_tl.data.images import decode
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.studies import Run
 from fruitveg_tl.training.inference import BATCH, Inference
 from fruitveg_tl.utils.errors import InputError, printable
-from fruitveg_tl.utils.progress import note, progress
+from fruitveg_tl.utils.progress import progress
 
 
 def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -39,47 +40,54 @@ def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
     return list(files), problems
 
 
-def choose_run(name: str | None = None) -> results.Run:
+def choose_run(name: str | None = None) -> Run:
     """Return the finished run that is to answer.
 
     Args:
-        name: a run folder, or its name below `data/results`; or a backbone's name, for its best
-            run by the loss of what it kept, on the validation split; None for the network that was
-            saved last. Ablations answer only where there is nothing else.
+        name: a run's folder, or its name below `data/runs`; or a backbone's name, for its best run
+            by the validation loss; None for the network that was saved last. Ablations answer only
+            where there is nothing else.
 
     Raises:
         InputError: if there is none, or none with its network.
     """
     if name is not None and name.lower() not in BACKBONES:
-        return results.load(name)
-    runs = [run for run in _with_networks() if name is None or run.config.backbone == name.lower()]
+        folder = Path(name) if Path(name).is_dir() else config.PATHS.runs / name
+        if not (folder / "runs.csv").is_file():
+            raise InputError(
+                f"{folder}: no finished run here; start it with «python -m fruitveg_tl run»"
+            )
+        return next(iter(studies.read_study(folder)))
+    runs = [
+        run
+        for run in studies.own_runs()
+        if (run.folder / studies.MODEL).exists()
+        and (name is None or run.config.backbone == name.lower())
+    ]
     if not runs:
         raise InputError(
-            f"{config.PATHS.results}: no saved network{f' of {name}' if name else ''}; train one "
+            f"{config.PATHS.runs}: no saved network{f' of {name}' if name else ''}; train one "
             f"with «python -m fruitveg_tl run{f' --backbones {name.lower()}' if name else ''}»"
         )
     # An appendix trains some to show a mistake.
-    runs = [r for r in runs if not config.ablations_in_use(r.config.to_dict())] or runs
+    runs = [run for run in runs if not _is_ablation(run)] or runs
     if name is None:
-        return max(runs, key=lambda run: (run.folder / results.MODEL).stat().st_mtime)
+        return max(runs, key=lambda run: (run.folder / studies.MODEL).stat().st_mtime)
     return min(runs, key=_validation_loss)
 
 
-def _validation_loss(run: results.Run) -> float:
+def _is_ablation(run: Run) -> bool:
+    values = run.config.to_dict()
+    declared = {field.name for field in config.settings(ablations=True)}
+    return bool(declared & values.keys()) or pd.notna(run.row["images per class"])
+
+
+def _validation_loss(run: Run) -> float:
     # Not the history's: the epoch that is kept need not be the one of the lowest loss.
-    return metrics.evaluate(*run.validation(list(run.scores)[-1]))["loss"]
+    return metrics.evaluate(*run.validation(run.stages[-1]))["loss"]
 
 
-def _with_networks() -> Iterator[results.Run]:
-    """Yield the runs with a saved network."""
-    for file in sorted(config.PATHS.results.glob(f"*/{results.MODEL}")):
-        try:
-            yield results.load(file.parent)
-        except InputError as error:
-            note(f"WARNING: {error}")
-
-
-def predict(paths: Sequence[str | Path], run: results.Run) -> Iterator[tuple[Path, pd.Series]]:
+def predict(paths: Sequence[str | Path], run: Run) -> Iterator[tuple[Path, pd.Series]]:
     """Classify images with a run's whole network, a batch at a time.
 
     Args:
@@ -93,7 +101,7 @@ def predict(paths: Sequence[str | Path], run: results.Run) -> Iterator[tuple[Pat
     Raises:
         TypeError: if something other than a path is given.
         InputError: after all others are answered, with a line for each image that cannot be
-            decoded; at once if the network cannot be used, see `results.Run.load_model`.
+            decoded; at once if the network cannot be used, see `studies.Run.load_model`.
     """
     paths = [Path(path) for path in paths]
     network = Inference(run.load_model())

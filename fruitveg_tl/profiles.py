@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fruitveg_tl.config import SYNTHETIC, ablations_in_use, settings
+from fruitveg_tl.config import SYNTHETIC, settings
 
 # The study's recipe; data/tuning/README.md says what had been seen when it was chosen.
 RECIPE = {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 10}
@@ -29,16 +29,16 @@ def recipe(dataset: str) -> dict[str, Any]:
     return {f.name: f.default for f in settings()} | PROFILES.get(dataset, {})
 
 
-def ablations_in_words(config: Mapping[str, Any]) -> str:
+def ablations_in_words(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     """Name what a run does otherwise than its recipe in order to learn what that is worth.
 
     These are the settings declared as ablations, and parts of the recipe that are off: 0 where
-    `recipe` has more.
+    it has more.
 
     Args:
-        config: from `RunConfig.to_dict`.
+        used: settings of a run; an ablation need not be among them where it is not in use.
+        usual: the recipe, see `recipe`.
     """
-    usual = recipe(config["dataset"])
-    off = [name for name, value in config.items() if value == 0 and usual[name]]
-    told = dict.fromkeys(ablations_in_use(config) + off)
-    return ", ".join(f"{name} {config[name]}" for name in told)
+    names = [f.name for f in settings(ablations=True) if used.get(f.name, f.default) != f.default]
+    names += [name for name, value in used.items() if value == 0 and usual.get(name)]
+    return ", ".join(f"{name} {used[name]}" for name in dict.fromkeys(names))

@@ -4,29 +4,40 @@ The protocol is LP-FT (Kumar et al. 2022): a linear probe on the frozen backbone
 fine-tuning from that head at a low rate, so that random gradients never reach pre-trained
 layers. BatchNorm stays in inference mode; whatever chooses an epoch looks at the validation split
 alone; the test split is read once, when training is over.
+
+What is reported is what is saved: every score is that of the saved network in float32.
 """
 
+import json
 import math
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from fruitveg_tl import results
-from fruitveg_tl.config import FINETUNED, PATHS, PROBE, SCRATCH, RunConfig
+from fruitveg_tl import studies
+from fruitveg_tl.config import FINETUNED, PATHS, PROBE, SCRATCH, RunConfig, Selection
+from fruitveg_tl.data import preprocess
+from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.inputs import (
     Inputs,
+    activations,
     build_networks,
     frozen_part,
     gather,
-    use_batch_norm_statistics,
 )
 from fruitveg_tl.models import weights
+from fruitveg_tl.models.backbones import BUNDLED, MAKESHIFT, RANDOM, backbone_by_name, with_defaults
 from fruitveg_tl.models.network import Network, trainable_parameters
+from fruitveg_tl.models.weights import SourceWeights
+from fruitveg_tl.profiles import ablations_in_words
+from fruitveg_tl.studies import MODEL, MODEL_HASH, PROBE_HEAD, Run
 from fruitveg_tl.training.data_parallel import data_parallel, predict_on_batch
 from fruitveg_tl.training.features import Activations
 from fruitveg_tl.training.fit import (
@@ -39,10 +50,17 @@ from fruitveg_tl.training.fit import (
 )
 from fruitveg_tl.training.inference import Inference
 from fruitveg_tl.training.pointwise import with_products
-from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils import replay, runtime
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.progress import note
-from fruitveg_tl.utils.storage import exclusive, own_folder, remove
+from fruitveg_tl.utils.storage import (
+    exclusive,
+    new_folder,
+    own_folder,
+    remove,
+    sha256_file,
+    write_json,
+)
 
 EVALUATION_BATCH = 64
 # From scratch, images that go through all layers at a time: the gradient needs each layer's output
@@ -50,6 +68,7 @@ EVALUATION_BATCH = 64
 SCRATCH_BATCH = 16
 # What the generator of a phase's batches is seeded with, beside the run's seed and the epoch.
 PHASE_SEEDS = {PROBE: 12, FINETUNED: 10, SCRATCH: 7}
+CHECKED, TOLERANCE = 64, 1e-5  # images, and the largest difference of a probability
 
 
 @dataclass
@@ -63,50 +82,46 @@ class _State:
     activations: Activations
     folder: Path  # of what is kept while the run is unfinished
     seconds: dict[str, float]
-    started: float
     history: list[dict] = field(default_factory=list)
-    probabilities: dict[str, dict[str, np.ndarray]] = field(
-        default_factory=lambda: {"test": {}, "val": {}}
-    )
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)  # of the held-out images
     trained_parameters: dict[str, int] = field(default_factory=dict)
-    interpolation: dict[str, float] | None = None
+    probe_head: list[np.ndarray] | None = None
 
-    def evaluation(self, split: str, plain: np.ndarray | None = None) -> Batches:
-        """Return a split in order: of the plain activations, or of another array of all images."""
-        rows = self.inputs.dataset.rows(split)
-        array = self.activations.plain if plain is None else plain
-        batch = EVALUATION_BATCH if self.inputs.transfer else SCRATCH_BATCH
-        return Batches([(array, rows)], self.inputs.one_hot(rows), batch)
+    def held_out(self, split: str) -> np.ndarray:
+        """Return the places of a split's images in the arrays of held-out images."""
+        return np.searchsorted(self.inputs.held_out, self.inputs.images.rows(split))
 
 
-def train_and_evaluate(
+def train(
+    images: Images,
+    source: SourceWeights,
     config: RunConfig,
-    data: str | None = None,
     force: bool = False,
     precision: str | None = None,
     devices: int = 1,
-) -> Path:
+) -> Run:
     """Train and evaluate one network, or return what an earlier call has finished.
 
     Args:
-        config: what to run.
-        data: see `registry.load`.
+        images: to train and test on.
+        source: weights to start from.
+        config: how to train.
         force: run again although a finished run is on disk.
-        precision: see `Inputs`; default: `runtime.fast_precision`.
+        precision: dtype policy of training and of the frozen part; default: what is fast here.
         devices: how many share every batch, see `data_parallel.data_parallel`.
 
     Returns:
-        the folder with the results, see `results`.
+        the finished run.
 
     Raises:
         InputError: if images, weights or settings cannot be used.
     """
-    inputs = gather(config, data, precision, devices)
-    if not force and (finished := results.find(inputs.identity)):
+    inputs = gather(images, source, config, precision, devices)
+    if not force and (finished := studies.find(inputs.identity)):
         return finished
     # One process at a time computes a run, however its images are called.
     with exclusive(PATHS.cache / "runs" / inputs.identity), exclusive(inputs.folder):
-        if not force and (finished := results.find(inputs.identity)):
+        if not force and (finished := studies.find(inputs.identity)):
             return finished
         with data_parallel(devices):
             state = _compute_frozen_part(inputs)
@@ -114,36 +129,51 @@ def train_and_evaluate(
             return _save(state)
 
 
+def jobs(
+    images: Images, selection: Selection, configs: Iterable[RunConfig]
+) -> Iterator[tuple[Images, SourceWeights, RunConfig]]:
+    """Yield what `train` takes for every run, loading each backbone's weights once.
+
+    Args:
+        images: that the selection names.
+        selection: what is asked for; of it the weights and the number of labels count here.
+        configs: how to train.
+    """
+    loaded: dict[tuple, SourceWeights] = {}
+    for config in configs:
+        choice = "random" if config.strategy == "scratch" else selection.weights
+        # Random weights are drawn by the run's seed.
+        key = (config.backbone, choice, config.seed if choice == "random" else 0)
+        if key not in loaded:
+            loaded[key] = weights.resolve(backbone_by_name(config.backbone), choice, key[2])
+        count = selection.train_images_per_class
+        yield images.subsample(count, config.seed) if count else images, loaded[key], config
+
+
 # --- the frozen part ----------------------------------------------------------------------------
 
 
 def _compute_frozen_part(inputs: Inputs) -> _State:
     """Decode the images, build the network and compute what never changes, each once."""
-    started, seconds = time.perf_counter(), {}
-    config, dataset = inputs.config, inputs.dataset
-    if inputs.source.source in weights.MAKESHIFT:
+    seconds: dict[str, float] = {}
+    if inputs.source.source in MAKESHIFT:
         note(f"WARNING: {inputs.backbone.name}: {inputs.source.source}")
     network, fast = build_networks(inputs)
     _say_what_it_takes(inputs, network)
     with _timed(seconds, "decode"):
-        pixels = dataset.pixels(config.size, config.crop)
-    use_batch_norm_statistics(inputs, pixels, {network, fast})
-    frozen = frozen_part(inputs, network, fast)
-    with exclusive(frozen.folder):  # runs side by side that differ in the seed share them
-        activations = frozen.compute(pixels, dataset.rows("train"), config.views)
-    seconds["frozen"] = activations.seconds
+        pixels = inputs.images.pixels(inputs.config.size, inputs.config.crop)
+    found = activations(inputs, network, fast, pixels)
+    seconds["frozen"] = found.seconds
     folder = own_folder(PATHS.cache / "runs" / inputs.identity)
-    trainable = with_products(fast.tail)
-    return _State(inputs, pixels, network, trainable, activations, folder, seconds, started)
+    return _State(inputs, pixels, network, with_products(fast.tail), found, folder, seconds)
 
 
 def _say_what_it_takes(inputs: Inputs, network: Network) -> None:
-    config, dataset = inputs.config, inputs.dataset
+    config, images = inputs.config, inputs.images
     frozen = frozen_part(inputs, network, network)
-    count, train = len(dataset.index), len(dataset.rows("train"))
-    missing = frozen.missing_bytes((count, train), config.size, config.views)
-    if not dataset.pixels_file(config.size, config.crop).exists():
-        missing += count * config.size**2 * 3
+    missing = frozen.missing_bytes(inputs.viewed, inputs.held_out, config.size, config.views)
+    if not images.pixels_file(config.size, config.crop).exists():
+        missing += len(images.index) * config.size**2 * 3
     # The last and the best state, each weights and two moments, beside those of the epoch before.
     state = 4 * (2 * 2 * 3 * network.tail.count_params() + network.model.count_params())
     note(
@@ -167,51 +197,55 @@ def _train(state: _State) -> None:
 
 def _train_linear_probe(state: _State) -> None:
     """Train a softmax layer on pooled features and hand its weights to the network's head."""
-    config, activations, dataset = state.inputs.config, state.activations, state.inputs.dataset
+    config, found = state.inputs.config, state.activations
     keras.utils.set_random_seed(config.seed)
-    head = keras.layers.Dense(len(dataset.classes), "softmax")
-    probe = keras.Sequential([keras.Input(activations.pooled_plain.shape[1:]), head])
-    views = [activations.pooled_plain, *activations.pooled_views]
-    _fit(
-        state,
-        probe,
-        views,
-        Phase(PROBE, config.probe_epochs, config.probe_rate, 0.0, config.patience),
-    )
-    state.network.head.set_weights(head.get_weights())
-    for split, stages in state.probabilities.items():
-        stages[PROBE] = predict_on_batch(probe, activations.pooled_plain[dataset.rows(split)])
+    head = keras.layers.Dense(len(state.inputs.images.classes), "softmax")
+    probe = keras.Sequential([keras.Input(found.pooled_held_out.shape[1:]), head])
+    phase = Phase(PROBE, config.probe_epochs, config.probe_rate, 0.0, config.patience)
+    _fit(state, probe, found.pooled_views, found.pooled_held_out, phase)
+    state.probe_head = head.get_weights()
+    state.network.head.set_weights(state.probe_head)
+    state.probabilities[PROBE] = predict_on_batch(probe, found.pooled_held_out)
 
 
 def _train_tail(state: _State, stage: str, rate: float) -> None:
     """Train what lies behind the boundary, and predict with it."""
-    config, tail, start = state.inputs.config, state.network.tail, state.network.tail.get_weights()
-    views = [state.activations.plain, *state.activations.views]
+    config, tail, found = state.inputs.config, state.network.tail, state.activations
+    start = tail.get_weights()
     state.trainable.set_weights(start)
     # Mixup makes probabilities timid, which a loss punishes: its lowest comes before the network is
     # at its best (data/tuning/kept.csv).
     patience = config.patience if config.keep_lowest_loss else None
     phase = Phase(stage, config.finetune_epochs, rate, config.mixup, patience)
-    _fit(state, state.trainable, views, phase)
+    _fit(state, state.trainable, found.views, found.held_out, phase)
     if stage == FINETUNED and config.keep_lowest_loss:
         state.trainable.compile(loss="categorical_crossentropy")
-        state.interpolation = interpolate(state.trainable, start, state.evaluation("val"))
+        interpolate(state.trainable, start, _in_order(state, found.held_out, "val"))
     tail.set_weights(state.trainable.get_weights())
     with _timed(state.seconds, "evaluation"):
-        trained = Inference(tail)
-        for split, stages in state.probabilities.items():
-            batches = (x for x, _ in state.evaluation(split))
-            stages[stage] = np.concatenate(list(trained.outputs(batches)))
+        state.probabilities[stage] = Inference(tail).predict(found.held_out)
 
 
-def _fit(state: _State, model: keras.Model, views: Sequence[np.ndarray], phase: Phase) -> None:
+def _in_order(state: _State, held_out: np.ndarray, split: str) -> Batches:
+    """Return the batches of a split without augmentation."""
+    images = state.inputs.images
+    size = EVALUATION_BATCH if state.inputs.transfer else SCRATCH_BATCH
+    return Batches([held_out], state.held_out(split), images.one_hot(images.rows(split)), size)
+
+
+def _fit(
+    state: _State,
+    model: keras.Model,
+    views: Sequence[np.ndarray],
+    held_out: np.ndarray,
+    phase: Phase,
+) -> None:
     """Train a model on the views by the phase's schedule, and note what that took."""
     inputs, config = state.inputs, state.inputs.config
-    train = inputs.dataset.rows("train")[inputs.train_rows]
-    # The plain view holds every image, an augmented one the training images alone.
-    pairs = [(views[0], train)] + [(view, inputs.train_rows) for view in views[1:]]
-    targets = inputs.one_hot(train)
-    steps = phase.epochs * -(-len(train) // config.batch_size)
+    rows = inputs.images.rows("train")
+    places = np.searchsorted(state.activations.train_rows, rows)
+    targets = inputs.images.one_hot(rows)
+    steps = phase.epochs * math.ceil(len(rows) / config.batch_size)
     whole = inputs.transfer or inputs.devices > 1
     parts = 1 if whole else math.ceil(config.batch_size / SCRATCH_BATCH)
     model.compile(
@@ -222,9 +256,10 @@ def _fit(state: _State, model: keras.Model, views: Sequence[np.ndarray], phase: 
 
     def batches(epoch: int) -> Batches:
         rng = np.random.default_rng([config.seed, PHASE_SEEDS[phase.stage], epoch])
-        return Batches(pairs, targets, math.ceil(config.batch_size / parts), rng, phase.mixup)
+        size = math.ceil(config.batch_size / parts)
+        return Batches(views, places, targets, size, rng, phase.mixup)
 
-    validation = state.evaluation("val", views[0])
+    validation = _in_order(state, held_out, "val")
     history = fit_resumable(model, batches, validation, phase, state.folder / phase.stage)
     state.seconds[phase.stage] = sum(record.pop("seconds") for record in history)
     state.history += [{"stage": phase.stage, **record} for record in history]
@@ -234,60 +269,110 @@ def _fit(state: _State, model: keras.Model, views: Sequence[np.ndarray], phase: 
 # --- results ------------------------------------------------------------------------------------
 
 
-def _save(state: _State) -> Path:
+def _save(state: _State) -> Run:
     """Evaluate on the test split, store everything in one piece, and forget the unfinished run."""
-    inputs, dataset = state.inputs, state.inputs.dataset
-    targets = dataset.targets[dataset.rows("test")]
-    test = state.probabilities["test"]
-    outcome = results.Outcome(
-        inputs.config,
-        _provenance(state),
-        state.history,
-        {
-            split: dataset.index.loc[dataset.rows(split), ["path", "label"]]
-            for split in ("test", "val")
-        },
-        state.probabilities,
-        {stage: metrics.evaluate(targets, p) for stage, p in test.items()},
-        metrics.classification_report(targets, list(test.values())[-1], dataset.classes),
-        state.network.model,
-    )
+    inputs, images = state.inputs, state.inputs.images
     # A run that is repeated stays where it is, also if its images are called otherwise by now.
-    folder = results.find(inputs.identity) or inputs.folder
-    results.save(folder, outcome)
+    found = studies.find(inputs.identity)
+    folder = found.folder if found and found.folder.parent == PATHS.runs else inputs.folder
+    with new_folder(folder) as temporary:
+        state.network.model.save(temporary / MODEL)
+        (temporary / MODEL_HASH).write_text(f"{sha256_file(temporary / MODEL)}  {MODEL}\n")
+        if state.probe_head:
+            np.savez(temporary / PROBE_HEAD, kernel=state.probe_head[0], bias=state.probe_head[1])
+        shutil.copyfile(preprocess.__file__, temporary / "preprocess.py")
+        write_json(temporary / "config.json", inputs.config.to_dict())
+        write_json(temporary / "classes.json", list(images.classes))
+        difference = _difference_of_the_saved(state, temporary / MODEL)
+        _save_tables(state, temporary, folder.name, difference)
     remove(state.folder)
-    return folder
+    return next(iter(studies.read_study(folder)))
 
 
-def _provenance(state: _State) -> dict:
-    inputs, dataset, source = state.inputs, state.inputs.dataset, state.inputs.source
-    counts = dataset.split_sizes() | {"train": len(inputs.train_rows)}
-    return {
-        "dataset": {
-            "name": dataset.name,
-            "sha256": dataset.digest,
-            "classes": list(dataset.classes),
-            "images": counts,
-        },
-        "weights": {"source": source.source, "file": source.file, "sha256": source.sha256},
-        "trained_parameters": state.trained_parameters,
-        "interpolation": state.interpolation,
-        "frozen_precision": inputs.frozen_precision if inputs.transfer else None,
-        "engine": inputs.engine if inputs.transfer else None,
-        "training_precision": inputs.precision,
-        "frozen_part_reused": state.activations.reused,
-        "model_difference": _whole_model_difference(state),
-        "seconds": state.seconds | {"this_call": time.perf_counter() - state.started},
-        "environment": runtime.environment() | {"devices": inputs.devices},
+def _save_tables(state: _State, folder: Path, name: str, difference: float) -> None:
+    images, arrays = state.inputs.images, {}
+    for stage, probabilities in state.probabilities.items():
+        stem = f"{name}/{studies.slug(stage)}"
+        for split in ("val", "test"):
+            arrays[f"{stem}/{split}"] = probabilities[state.held_out(split)].astype(np.float16)
+        predicted = probabilities[state.held_out("test")].argmax(1)
+        arrays[f"{stem}/predicted"] = predicted.astype(np.min_scalar_type(len(images.classes)))
+    history = pd.DataFrame(state.history)
+    history.insert(0, "run", name)
+    kept = [images.index.loc[images.rows(split)] for split in ("val", "test")]
+    shown = pd.concat(kept)[["split", "path", "label"]].assign(leaked="")
+    shown.insert(0, "images", images.name)
+    runs = pd.DataFrame([{"run": name} | _row(state, difference)])
+    studies.save_tables(folder, runs, history, shown, arrays)
+
+
+def _row(state: _State, difference: float) -> dict:
+    """Return what `runs.csv` says of the run."""
+    inputs, images, source = state.inputs, state.inputs.images, state.inputs.source
+    asked = {"weights": {RANDOM: "random", BUNDLED: "bundled"}.get(source.source, "auto")}
+    asked |= images.asked
+    if inputs.config.strategy == "scratch":
+        asked["weights"] = "auto"
+    targets = images.targets[images.rows("test")]
+    environment = runtime.environment()
+    row = {
+        "images": images.name,
+        "content": images.digest,
+        "backbone": inputs.config.backbone,
+        "seed": inputs.config.seed,
+        "changes": ablations_in_words(asked | inputs.config.to_dict(), images.recipe),
+        "images per class": images.asked.get("train_images_per_class"),
+        "weights": source.source,
+        **{f"{split} images": count for split, count in images.split_sizes().items()},
+    }
+    for stage, probabilities in state.probabilities.items():
+        scores = metrics.evaluate(targets, probabilities[state.held_out("test")])
+        row |= {f"{stage} {score}": value for score, value in scores.items()}
+        row[f"{stage} parameters"] = state.trained_parameters[stage]
+    row |= {f"{part} seconds": spent for part, spent in state.seconds.items()}
+    return row | {
+        "evaluated": "float32",
+        "saved network differs by": difference,
+        "frozen precision": inputs.frozen_precision if inputs.transfer else "",
+        "training precision": inputs.precision,
+        "engine": inputs.engine if inputs.transfer else "",
+        "frozen part reused": state.activations.reused,
+        "settings": json.dumps(inputs.config.to_dict()),
+        "command": replay.command(asked | asdict(inputs.config), _usual(inputs)),
+        "identity": inputs.identity,
+        "weights sha256": source.sha256 or "",
+        "commit": environment["commit"],
+        "machine": f"{environment['cpu']}, {environment['cores']} cores",
+        "graphics cards": ", ".join(environment["gpus"]),
+        "devices": inputs.devices,
+        "backend": environment["backend"],
+        "libraries": json.dumps(environment["libraries"]),
     }
 
 
-def _whole_model_difference(state: _State) -> float:
-    """Largest difference between the saved network's and the tail's probabilities on 32 images."""
-    rows = state.inputs.dataset.rows("test")[:32]
-    whole = predict_on_batch(state.network.model, state.pixels[rows].astype(np.float32))
-    stored = list(state.probabilities["test"].values())[-1][:32]
-    return float(np.abs(whole - stored).max())
+def _usual(inputs: Inputs) -> dict:
+    """Return the settings that the run's command need not name: None is the backbone's own."""
+    usual = asdict(with_defaults(RunConfig(inputs.config.backbone)))
+    return usual | {
+        name: value for name, value in inputs.images.recipe.items() if value is not None
+    }
+
+
+def _difference_of_the_saved(state: _State, file: Path) -> float:
+    """Return the largest difference of the saved network's probabilities, in plain Keras.
+
+    It is asked about some held-out images, spread over all of them.
+    """
+    held_out = state.inputs.held_out
+    places = np.linspace(0, len(held_out) - 1, min(CHECKED, len(held_out))).astype(int)
+    saved = keras.saving.load_model(file, compile=False)
+    images = state.pixels[held_out[places]].astype(np.float32)
+    parts = np.array_split(images, math.ceil(len(images) / SCRATCH_BATCH))
+    again = np.concatenate([predict_on_batch(saved, part) for part in parts])
+    difference = float(np.abs(again - list(state.probabilities.values())[-1][places]).max())
+    if difference > TOLERANCE:
+        note(f"WARNING: {file.parent.name}: once saved, it differs by {difference:.1e}")
+    return difference
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 import re
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,9 @@ from conftest import command, problems, save_image
 from PIL import Image
 
 from fruitveg_tl import cli
-from fruitveg_tl.config import PATHS, RunConfig
+from fruitveg_tl.config import PATHS, RunConfig, Selection, divided
 from fruitveg_tl.options import parser
-from fruitveg_tl.profiles import PROFILES
+from fruitveg_tl.profiles import PROFILES, recipe
 from fruitveg_tl.utils import replay
 
 QUICK = ["--size", "32", "--views", "0", "--probe-epochs", "1", "--finetune-epochs", "1"]
@@ -133,8 +134,9 @@ def test_a_run_says_what_its_cache_needs_and_clean_frees_it(main, images):
     _, shown, err = main(*run)
     needed = float(re.search(r"its cache needs (\S+) MB more below .*clean» frees; ", err)[1])
     cache = PATHS.cache
-    files = [*cache.glob("activations/*/plain.npy"), *cache.glob("pixels/*.npy")]
-    assert len(files) == 2
+    stored = [*cache.glob("activations/*/*.npy"), *cache.glob("pixels/*.npy")]
+    files = [file for file in stored if "pooled" not in file.name]
+    assert len(files) == 3  # held out, and to train on
     assert needed == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=0.06)
     code, out, _ = main("clean")
     assert code == 0 and re.match(r"0\.[1-9] MB freed below", out)
@@ -153,10 +155,12 @@ def test_a_run_says_what_its_cache_needs_and_clean_frees_it(main, images):
 )
 def test_the_command_of_a_run_asks_for_that_run(dataset, change):
     fields = {"dataset": dataset, "backbone": "vgg16", "seed": 2} | PROFILES.get(dataset, {})
-    run = RunConfig(**(fields | change))
-    program, *words = shlex.split(replay.command(run))
+    which, how = divided(fields | change)
+    selection, run = Selection(**which), RunConfig(**how)
+    asked = asdict(selection) | asdict(run)
+    program, *words = shlex.split(replay.command(asked, recipe(dataset)))
     assert program == "python" and words[:2] == ["-m", "fruitveg_tl"]
-    assert cli.asked_for(parser().parse_args(words[2:])) == [run]
+    assert cli.asked_for(parser().parse_args(words[2:])) == (selection, [run])
 
 
 def test_an_ablation_is_an_option_of_its_own(main, images):

@@ -1,12 +1,13 @@
 import ast
 import re
+from dataclasses import fields
 
 import pytest
 from conftest import PROJECT
 
 from fruitveg_tl import config
-from fruitveg_tl.config import RunConfig
-from fruitveg_tl.profiles import PROFILES, ablations_in_words
+from fruitveg_tl.config import RunConfig, Selection, divided
+from fruitveg_tl.profiles import ablations_in_words, recipe
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -14,7 +15,8 @@ def test_every_setting_is_explained_and_its_default_passes_its_own_check():
     for field in config.settings():
         assert field.metadata["help"] and field.metadata["kind"] in (str, int, float, bool)
         assert field.metadata["ablation"] in (True, False)
-    RunConfig("images", "vgg16")
+    RunConfig("vgg16")
+    Selection("images")
 
 
 @pytest.mark.parametrize(
@@ -28,36 +30,33 @@ def test_every_setting_is_explained_and_its_default_passes_its_own_check():
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named_with_what_does(change, message):
+    which, how = divided({"dataset": "images", "backbone": "vgg16"} | change)
     with pytest.raises(InputError, match=message):
-        RunConfig("images", "vgg16", **change)
+        Selection(**which), RunConfig(**how)
 
 
 def test_ablations_are_recorded_where_they_are_in_use_and_other_settings_always():
-    plain = RunConfig("images", "vgg16").to_dict()
-    assert plain.keys() == {f.name for f in config.settings(ablations=False)} - {"resplit"}
-    assert ablations_in_words(plain) == ""
-    used = RunConfig("images", "vgg16", crop=0.875, probe_first=False).to_dict()
+    usual = recipe("images")
+    plain = RunConfig("vgg16").to_dict()
+    assert plain.keys() == {f.name for f in fields(RunConfig) if not f.metadata["ablation"]}
+    assert ablations_in_words(plain, usual) == ""
+    used = RunConfig("vgg16", crop=0.875, probe_first=False).to_dict()
     assert used.keys() - plain.keys() == {"probe_first"}
-    assert ablations_in_words(used) == "probe_first False"
-    assert RunConfig(**used) == RunConfig("images", "vgg16", crop=0.875, probe_first=False)
+    assert ablations_in_words(used, usual) == "probe_first False"
+    assert ablations_in_words(used | {"train_images_per_class": 2}, usual) == (
+        "train_images_per_class 2, probe_first False"
+    )
+    assert RunConfig(**used) == RunConfig("vgg16", crop=0.875, probe_first=False)
 
 
 def test_a_part_of_the_recipe_that_is_off_is_an_ablation_where_the_recipe_has_it():
     def told(dataset, **changes):
-        recipe = PROFILES.get(dataset, {})
-        return ablations_in_words(RunConfig(dataset, "vgg16", **(recipe | changes)).to_dict())
+        return ablations_in_words(changes, recipe(dataset))
 
     assert told("images", mixup=0.0, resplit=2) == "mixup 0.0"
     assert told("images", logit_adjustment=0.0) == told("synthetic", mixup=0.0) == ""
     assert told("grocery", views=0, logit_adjustment=0.0) == "views 0, logit_adjustment 0.0"
     assert told("grocery", size=128, finetune_epochs=4) == ""
-
-
-def test_how_images_are_called_is_no_part_of_a_run():
-    one = RunConfig("images", "vgg16", label_level="fine", weights="auto")
-    other = RunConfig("elsewhere/images/", "vgg16", weights="bundled")
-    assert one.identity() == other.identity()
-    assert one.identity() != RunConfig("images", "vgg16", views=1).identity()
 
 
 def test_variables_change_settings_and_seeds(monkeypatch):

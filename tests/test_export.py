@@ -6,8 +6,9 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from conftest import load_run
 
-from fruitveg_tl import cli, export, options, results
+from fruitveg_tl import cli, export, options
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -17,7 +18,7 @@ def test_every_format_gives_the_same_probabilities(finished, tmp_path, name):
     for package in filter(None, (wanted.package, wanted.runtime)):
         if not find_spec(package):
             pytest.skip(f"no {package} here; it is of the extra `export`")
-    file, difference = export.export(results.load(finished), name, tmp_path / "out")
+    file, difference = export.export(load_run(finished), name, tmp_path / "out")
     assert file == tmp_path / "out" / wanted.file and file.exists()
     assert difference < 1e-5
     assert json.loads((file.parent / "classes.json").read_text()) == ["apple", "banana", "cherry"]
@@ -30,7 +31,7 @@ def test_what_differs_is_refused_and_nothing_is_left(finished, tmp_path, monkeyp
     )
     monkeypatch.setitem(export.FORMATS, "saved_model", wrong)
     with pytest.raises(InputError, match=r"saved_model: its probabilities differ by"):
-        export.export(results.load(finished), "saved_model", tmp_path / "out")
+        export.export(load_run(finished), "saved_model", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -44,7 +45,7 @@ def test_a_missing_package_is_named(finished, tmp_path, monkeypatch, capsys):
 def test_a_folder_that_is_there_is_left_alone(finished, tmp_path):
     (tmp_path / "thesis.tex").write_text("dear")
     with pytest.raises(InputError, match="it exists; give a new folder"):
-        export.export(results.load(finished), "saved_model", tmp_path)
+        export.export(load_run(finished), "saved_model", tmp_path)
     assert (tmp_path / "thesis.tex").exists()
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import save_image, unprivileged, write_images
+from conftest import load_run, save_image, unprivileged, write_images
 from processes import finish, start
 
-from fruitveg_tl import cli, results
+from fruitveg_tl import cli
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.training.fit import Batches, Phase, fit_resumable
 from fruitveg_tl.utils.errors import InputError
-from fruitveg_tl.utils.storage import exclusive
+from fruitveg_tl.utils.storage import exclusive, sha256_file
 
 
 @pytest.mark.reliability("disks that are full")
@@ -34,12 +34,12 @@ def test_a_full_disk_is_named_and_the_run_goes_on_later(home, quick, tmp_path, t
     tried(len(limits))
 
 
-@pytest.mark.parametrize("closed", ["cache", "results"])
+@pytest.mark.parametrize("closed", ["cache", "runs"])
 @pytest.mark.reliability("folders that cannot be written")
 def test_a_closed_folder_is_named(home, open_folder, monkeypatch, capsys, closed):
     write_images(open_folder / "images")
     monkeypatch.setattr(PATHS, "root", open_folder)
-    for folder in (PATHS.data, PATHS.cache, PATHS.results):
+    for folder in (PATHS.data, PATHS.cache, PATHS.runs):
         folder.mkdir()
         folder.chmod(0o555 if folder.name == closed else 0o777)
     options = ["--backbones", "vgg16", "--weights", "random", "--size", "32", "--views", "0"]
@@ -89,9 +89,9 @@ def test_a_loss_that_is_not_a_number_ends_training_with_the_best_epoch(tmp_path,
 
     def batches(epoch):
         values = np.full_like(x, np.nan) if epoch == bad else x
-        return Batches([(values, np.arange(24))], labels, 8)
+        return Batches([values], np.arange(24), labels, 8)
 
-    validation = Batches([(x, np.arange(24))], labels, 8)
+    validation = Batches([x], np.arange(24), labels, 8)
     phase = Phase("fine-tuned", 5, 0, 0, 5)
     if bad == 0:
         with pytest.raises(InputError, match="not a finite number in epoch 0"):
@@ -109,8 +109,8 @@ def test_a_loss_that_is_not_a_number_ends_training_with_the_best_epoch(tmp_path,
 
 @pytest.mark.reliability("runs repeated from nothing, equal to the last bit")
 def test_the_same_seed_gives_the_same_bits(home, quick, tmp_path):
-    settings = replace(quick, backbone="mobilenetv2", probe_epochs=2)
-    one, two = (finish(tmp_path / name, settings, eager=False) for name in ("one", "two"))
+    other = replace(quick, config=replace(quick.config, backbone="mobilenetv2", probe_epochs=2))
+    one, two = (finish(tmp_path / name, other, eager=False) for name in ("one", "two"))
     assert one == two
 
 
@@ -129,7 +129,7 @@ def test_control_c_is_answered_in_one_line(monkeypatch, capsys):
 def replace_network(folder: Path, model: keras.Model) -> None:
     """Put another network into a run, its hash too: what someone who means harm would do."""
     model.save(folder / "model.keras")
-    digest = results.sha256_file(folder / "model.keras")
+    digest = sha256_file(folder / "model.keras")
     (folder / "model.keras.sha256").write_text(f"{digest}  model.keras\n")
 
 
@@ -180,9 +180,8 @@ class Harm:
 
 @pytest.mark.reliability("foreign or damaged networks, refused")
 def test_pickles_are_never_loaded(finished):
-    np.save(
-        finished / "probabilities-fine-tuned.npy", np.array([Harm()], object), allow_pickle=True
-    )
+    key = f"{finished.name}/fine-tuned/test"
+    np.savez(finished / "probabilities.npz", **{key: np.array([Harm()], object)})
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        _ = results.load(finished).probabilities
+        _ = load_run(finished).study.probabilities[key]
     assert "HARMED" not in os.environ

@@ -8,7 +8,7 @@ from conftest import PROJECT
 LAYERS = (
     {"utils", "config", "profiles"},
     {"models", "data"},
-    {"training", "results"},
+    {"training", "studies"},
     {"evaluation"},
     {"inputs"},
     {"run"},

@@ -3,18 +3,20 @@
 import json
 import unicodedata
 import warnings
+from pathlib import Path
 
-import keras
 import numpy as np
+import pandas as pd
 import pypandoc
 import pytest
 from conftest import save_image
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fruitveg_tl import results
+from fruitveg_tl import studies
 from fruitveg_tl.config import FINETUNED, PATHS, RunConfig
 from fruitveg_tl.data import registry
+from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.data.folders import JUNK, SPLIT_WORDS
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.reporting import notebook, plots, style, tables
@@ -61,31 +63,26 @@ def usable(name: str) -> bool:
 NAMES = st.lists((SPECIAL | ANY).filter(usable), min_size=2, max_size=4, unique=True)
 
 
-def outcome(dataset, root) -> results.Outcome:
-    """What a run would store, without the training."""
-    images = {
-        split: dataset.index.loc[dataset.rows(split), ["path", "label"]]
-        for split in ("test", "val")
-    }
-    targets = dataset.targets[dataset.rows("test")]
-    probabilities = np.eye(len(dataset.classes), dtype=np.float32)[targets]
-    facts = {"name": dataset.name, "sha256": dataset.digest, "classes": list(dataset.classes)}
-    provenance = {
-        "dataset": facts | {"images": dataset.split_sizes()},
-        "weights": {"source": "none (random)"},
-        "trained_parameters": {FINETUNED: 1},
-        "seconds": {"frozen": 1, FINETUNED: 1},
-    }
-    return results.Outcome(
-        RunConfig(str(root), "vgg16"),
-        provenance,
-        [{"stage": FINETUNED, "epoch": 0, "val_loss": 1.0}],
-        images,
-        {"test": {FINETUNED: probabilities}, "val": {FINETUNED: probabilities}},
-        {FINETUNED: metrics.evaluate(targets, probabilities)},
-        metrics.classification_report(targets, probabilities, dataset.classes),
-        keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]),
-    )
+def store(folder: Path, images: Images) -> studies.Run:
+    """Store what a run would, without the training."""
+    targets = images.targets[images.rows("test")]
+    probabilities = np.eye(len(images.classes), dtype=np.float16)[targets]
+    config = RunConfig("vgg16")
+    row = {
+        "run": "run",
+        "images": images.name,
+        "backbone": "vgg16",
+        "weights": "none (random)",
+        "settings": json.dumps(config.to_dict()),
+        "command": "",
+    } | {f"{FINETUNED} {k}": v for k, v in metrics.evaluate(targets, probabilities).items()}
+    shown = images.index[["split", "path", "label"]].assign(leaked="")
+    shown.insert(0, "images", images.name)
+    stem = f"run/{FINETUNED}"
+    arrays = {f"{stem}/test": probabilities, f"{stem}/predicted": targets}
+    history = pd.DataFrame([{"run": "run", "stage": FINETUNED, "epoch": 0, "val_loss": 1.0}])
+    studies.save_tables(folder, pd.DataFrame([row]), history, shown, arrays)
+    return next(iter(studies.read_study(folder)))
 
 
 def shown_text(markdown: str) -> str:
@@ -110,19 +107,14 @@ def test_any_name_survives_from_folder_to_figure(tmp_path_factory, names):
         dataset = registry.load(str(root))
         assert list(dataset.classes) == sorted(names)
 
-        folder = home / "data" / "results" / "run"
-        results.save(folder, outcome(dataset, root))
-        run = results.load(folder)
+        run = store(home / "data" / "runs" / "run", dataset)
         assert run.classes == list(dataset.classes) and run.test["label"].tolist() == run.classes
         assert run.targets.tolist() == list(range(len(names)))
-        assert json.loads((folder / "classes.json").read_text()) == run.classes
 
         expected = [" ".join(printable(name).split()) for name in run.classes]
         told = []
         patch.setattr(notebook, "display", lambda shown: told.append(shown.data))
-        report = metrics.classification_report(
-            run.targets, run.probabilities[FINETUNED], run.classes
-        )
+        report = metrics.classification_report(run.targets, run.predicted[FINETUNED], run.classes)
         notebook.table(report)
         told.append(tables.markdown(report.reset_index()))
         for text in told:
@@ -134,7 +126,7 @@ def test_any_name_survives_from_folder_to_figure(tmp_path_factory, names):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             figure = plots.confusion_matrix(
-                metrics.confusion(run.targets, run.probabilities[FINETUNED]), run.classes
+                metrics.confusion(run.targets, run.predicted[FINETUNED], len(names)), run.classes
             )
             assert style.save_figure(figure, "confusion").exists()
             assert style.save_figure(plots.f1_by_class({"VGG16": report}), "f1").exists()

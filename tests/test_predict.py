@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT, QUICK, assert_fits_screens, save_image, scene, write_images
+from conftest import PROJECT, QUICK, assert_fits_screens, load_run, save_image, scene, write_images
 from PIL import Image
 from test_faults import replace_network
 
-from fruitveg_tl import cli, results
+from fruitveg_tl import cli
 from fruitveg_tl.predict import choose_run, find_images, predict
 from fruitveg_tl.utils.errors import InputError
 
@@ -25,7 +25,7 @@ CLASSES = ("=1+1", "päärynä", "001")
 @pytest.fixture
 def trained(finished):
     """A finished run."""
-    return results.load(finished)
+    return load_run(finished)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def oddly_named(home, eager, tmp_path, capsys):
     """A run on classes whose names are not plain words."""
     root = write_images(tmp_path / "odd", CLASSES)
     assert cli.main(["run", "--dataset", str(root), "--backbones", "vgg16", *QUICK]) == 0
-    return results.load(capsys.readouterr().out.splitlines()[0])
+    return load_run(capsys.readouterr().out.splitlines()[0])
 
 
 @pytest.fixture
@@ -106,8 +106,12 @@ def test_the_page_fits_a_screen_and_runs_nothing(trained, mine, tmp_path, browse
 def test_a_backbones_name_stands_for_its_best_run_by_validation(trained, tmp_path):
     other = shutil.copytree(trained.folder, trained.folder.with_name("other"))
     # Surer of what is true, by what was kept; the history tells of epochs that were not.
-    truth = results.load(other).validation("fine-tuned")[0]
-    np.save(other / "validation-fine-tuned.npy", np.eye(3)[truth] * 0.9 + 0.1 / 3)
+    run = load_run(other)
+    better = np.eye(3, dtype=np.float16)[run.val_targets] * 0.9 + 0.1 / 3
+    arrays = dict(run.study.probabilities) | {f"{run.name}/fine-tuned/val": better}
+    np.savez(other / "probabilities.npz", **arrays)
+    table = (other / "runs.csv").read_text()  # no copy: of another commit
+    (other / "runs.csv").write_text(table.replace(run.row["commit"], "0" * 40))
     assert choose_run("VGG16").folder == other
     assert choose_run(trained.folder.name).folder == trained.folder
     with pytest.raises(InputError, match=r"no saved network of resnet50.*--backbones resnet50"):
@@ -135,19 +139,14 @@ def test_images_dealt_anew_train_a_network_like_any_other_and_an_ablation_is_the
 
 
 def test_a_damaged_or_foreign_run_is_named_and_the_others_answer(trained, mine, capsys):
-    foreign = {"damaged": "{", "foreign": '{"accuracy": 1}', "newer": None}
-    for name, content in foreign.items():
+    for name in ("damaged", "foreign"):
         folder = shutil.copytree(trained.folder, trained.folder.with_name(name))
-        if content is None:
-            settings = json.loads((folder / "config.json").read_text()) | {"hyper": 1}
-            (folder / "config.json").write_text(json.dumps(settings))
-        else:
-            (folder / "metrics.json").write_text(content)
+        (folder / "runs.csv").write_text("{" if name == "damaged" else "run,accuracy\na,1")
     for command in (["table"], ["predict", str(mine / "a.jpg")]):
         assert cli.main(command) == 0
         err = capsys.readouterr().err
-        for name in foreign:
-            assert f"WARNING: {trained.folder.with_name(name)}: not a finished run" in err
+        for name in ("damaged", "foreign"):
+            assert f"WARNING: {trained.folder.with_name(name)}: not a study" in err
 
 
 def photos(folder: Path) -> list[Path]:
@@ -176,7 +175,7 @@ def test_the_plain_keras_of_readme_gives_the_answer_of_predict(trained, tmp_path
     files = photos(tmp_path / "photos")
     readme = (PROJECT / "README.md").read_text()
     (code,) = (x for x in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "keras" in x)
-    code = code.replace("data/results/RUN", str(trained.folder))
+    code = code.replace("data/runs/RUN", str(trained.folder))
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "preprocess", raising=False)
     answers = list(predict(files, trained))

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -11,71 +10,75 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_images
+from conftest import load_run, source_of, write_images
 from processes import contents, finish, start
 
-from fruitveg_tl import config, results
 from fruitveg_tl import predict as predicting
 from fruitveg_tl import run as steps
-from fruitveg_tl.config import PATHS
+from fruitveg_tl import studies
+from fruitveg_tl.config import PATHS, Selection, settings
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics
-from fruitveg_tl.inputs import Inputs, gather, pooled_features
-from fruitveg_tl.models import backbones, weights
+from fruitveg_tl.inputs import gather, pooled_features
+from fruitveg_tl.models import backbones
 from fruitveg_tl.predict import choose_run, predict
 from fruitveg_tl.reporting import readme, tables
-from fruitveg_tl.run import train_and_evaluate
 from fruitveg_tl.training.fit import Batches
 from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import InputError
 
 
 def test_results_hold_together(finished, quick):
-    dataset = load(quick.dataset)
-    test = pd.read_csv(finished / "test.csv")
-    rows = dataset.rows("test")
-    assert test["path"].tolist() == dataset.index["path"][rows].tolist()
-    scores = json.loads((finished / "metrics.json").read_text())
-    assert list(scores) == ["fine-tuned", "linear probe"]
-    for stage, file in (("linear probe", "linear-probe"), ("fine-tuned", "fine-tuned")):
-        stored = np.load(finished / f"probabilities-{file}.npy")
+    images, run = load(quick.images), load_run(finished)
+    rows = images.rows("test")
+    assert run.test["path"].tolist() == images.index["path"][rows].tolist()
+    assert run.stages == ("linear probe", "fine-tuned") and run.classes == list(images.classes)
+    for stage, stored in run.probabilities.items():
         assert stored.shape == (len(rows), 3)
-        assert scores[stage] == metrics.evaluate(dataset.targets[rows], stored)
-    history = pd.read_csv(finished / "history.csv")
-    assert history["stage"].unique().tolist() == ["linear probe", "fine-tuned"]
-    assert (history.groupby("stage").size() <= 3).all()
-    provenance = json.loads((finished / "provenance.json").read_text())
-    assert provenance["dataset"]["sha256"] == dataset.digest
-    assert provenance["dataset"]["images"] == dataset.split_sizes()
-    assert provenance["weights"]["source"] == weights.RANDOM
-    assert provenance["environment"]["libraries"]["keras"] == keras.__version__
-    assert provenance["environment"]["commit"] and provenance["environment"]["cores"]
-    assert provenance["trained_parameters"]["linear probe"] == 512 * 3 + 3
-    assert provenance["interpolation"] is None
-    settings, vgg16 = (
-        json.loads((finished / "config.json").read_text()),
-        backbones.BACKBONES["vgg16"],
-    )
+        assert metrics.evaluate(images.targets[rows], stored) == pytest.approx(
+            run.scores[stage], rel=1e-3, abs=1e-3
+        )
+    assert run.history["stage"].unique().tolist() == ["linear probe", "fine-tuned"]
+    assert (run.history.groupby("stage").size() <= 3).all()
+    assert run.row["content"] == images.digest and run.counts == images.split_sizes()
+    assert run.weights == backbones.RANDOM and run.row["evaluated"] == "float32"
+    assert keras.__version__ in run.row["libraries"] and "cores" in run.row["machine"]
+    assert run.row["commit"] and run.row["linear probe parameters"] == 512 * 3 + 3
     for name in ("finetune_rate", "weight_decay"):
-        assert settings[name] == getattr(vgg16, name)
+        assert getattr(run.config, name) == getattr(backbones.BACKBONES["vgg16"], name)
     parts = ("frozen", "linear probe", "fine-tuned")
-    spent = sum(provenance["seconds"][part] for part in parts)
-    assert results.load(finished).training_seconds == pytest.approx(spent)
+    assert run.training_seconds == pytest.approx(sum(run.row[f"{x} seconds"] for x in parts))
 
 
-def test_saved_network_gives_the_stored_probabilities_from_raw_images(home, quick):
-    # The network is stored in float32; what bfloat16 in the frozen part changes, engine.py says.
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("engine", ["keras", "openvino"])
+def test_what_is_reported_is_what_is_saved(home, quick, monkeypatch, precision, engine):
+    """Also where training computes in bfloat16: scores are those of the saved network."""
+    if engine == "openvino" and not find_spec("openvino"):
+        pytest.skip("no OpenVINO here")
+    monkeypatch.setenv("FRUITVEG_ENGINE", engine)
     # At a low rate: random weights give probabilities that hang on the last bit else.
-    finished = train_and_evaluate(replace(quick, finetune_rate=1e-4), precision="float32")
-    dataset = load(quick.dataset)
-    rows = dataset.rows("test")
-    model = keras.saving.load_model(finished / "model.keras")
-    probabilities = model.predict(dataset.pixels(32)[rows].astype(np.float32), verbose=0)
-    stored = np.load(finished / "probabilities-fine-tuned.npy")
-    np.testing.assert_allclose(probabilities, stored, atol=2e-3)  # stored activations are float16
+    run = quick.train(finetune_rate=1e-4, precision=precision)
+    assert run.row["saved network differs by"] < 1e-5
+    images = load(quick.images)
+    pixels = images.pixels(32)[images.rows("test")].astype(np.float32)
+    model = keras.saving.load_model(run.folder / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    again = model.predict(pixels, verbose=0)
+    np.testing.assert_allclose(
+        again, run.probabilities["fine-tuned"], atol=5e-4
+    )  # stored in 16 bits
+    assert metrics.evaluate(run.targets, again) == pytest.approx(run.scores["fine-tuned"], rel=1e-4)
+    # The probe's head, on what the pre-trained layers give.
+    source = gather(images, source_of(run.config), run.config)
+    head = np.load(run.folder / "probe.npz")
+    logits = pooled_features(source)[images.rows("test")] @ head["kernel"] + head["bias"]
+    probe = np.exp(logits - logits.max(1, keepdims=True))
+    probe /= probe.sum(1, keepdims=True)
+    np.testing.assert_allclose(probe, run.probabilities["linear probe"], atol=1e-3)
 
 
-def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch):
+def test_training_in_bfloat16_trains_in_bfloat16(home, quick, monkeypatch):
     trained, fit = {}, steps.fit_resumable
 
     def spy(model, *arguments):
@@ -83,45 +86,32 @@ def test_training_in_bfloat16_stores_a_float32_network(home, quick, monkeypatch)
         return fit(model, *arguments)
 
     monkeypatch.setattr(steps, "fit_resumable", spy)
-    folder = train_and_evaluate(quick, precision="mixed_bfloat16")
+    quick.train(precision="mixed_bfloat16")
     assert trained["fine-tuned"] == {"bfloat16", "float32"}  # the head's softmax
-    model = keras.saving.load_model(folder / "model.keras")
-    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
-    dataset = load(quick.dataset)
-    pixels = dataset.pixels(32)[dataset.rows("test")].astype(np.float32)
-    stored = np.load(folder / "probabilities-fine-tuned.npy")
-    assert np.abs(model.predict(pixels, verbose=0) - stored).mean() < 0.05
 
 
-def test_a_crop_is_seen_in_training_and_in_prediction(home, quick, monkeypatch):
-    whole, cropped = train_and_evaluate(quick), train_and_evaluate(replace(quick, crop=0.5))
-    image = load(quick.dataset).root / results.load(cropped).test["path"][0]
-    stored = [results.load(run).probabilities["fine-tuned"][0] for run in (whole, cropped)]
-    for run, expected in zip((whole, cropped), stored, strict=True):
-        trained = results.load(run)
-        prediction = next(predict([image], trained))[1][trained.classes]
-        np.testing.assert_allclose(prediction, expected, atol=0.02)
-    probed = [results.load(run).probabilities["linear probe"] for run in (whole, cropped)]
+def test_a_crop_is_seen_in_training_and_in_prediction(home, quick):
+    whole, cropped = quick.train(), quick.train(crop=0.5)
+    image = load(quick.images).root / cropped.test["path"][0]
+    for run in (whole, cropped):
+        prediction = next(predict([image], run))[1][run.classes]
+        np.testing.assert_allclose(prediction, run.probabilities["fine-tuned"][0], atol=1e-3)
+    probed = [run.probabilities["linear probe"] for run in (whole, cropped)]
     assert np.abs(probed[0] - probed[1]).max() > 1e-4
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="no OpenVINO here")
 def test_openvino_computes_the_same_run(home, quick, monkeypatch):
-    by_keras = results.load(train_and_evaluate(quick, precision="float32"))
+    by_keras = quick.train(precision="float32")
     monkeypatch.setenv("FRUITVEG_ENGINE", "openvino")
-    by_openvino = results.load(train_and_evaluate(quick, precision="float32", force=True))
+    loss = by_keras.history["loss"].to_numpy()
+    before = by_keras.probabilities["fine-tuned"]
+    by_openvino = quick.train(precision="float32", force=True)
     assert by_keras.folder == by_openvino.folder  # an engine does not make another run
-    assert by_keras.provenance["engine"] == "keras"
-    assert by_openvino.provenance["engine"] == "openvino"
-    assert not by_openvino.provenance["frozen_part_reused"]  # but other stored activations
-    assert by_openvino.history["loss"].to_numpy() == pytest.approx(
-        by_keras.history["loss"].to_numpy(), rel=0.02
-    )
-    # The test split goes through OpenVINO, the saved network through Keras.
-    assert by_openvino.provenance["model_difference"] < 1e-2
-    np.testing.assert_allclose(
-        by_openvino.probabilities["fine-tuned"], by_keras.probabilities["fine-tuned"], atol=0.02
-    )
+    assert (by_keras.row["engine"], by_openvino.row["engine"]) == ("keras", "openvino")
+    assert not by_openvino.row["frozen part reused"]  # but other stored activations
+    assert by_openvino.history["loss"].to_numpy() == pytest.approx(loss, rel=0.02)
+    np.testing.assert_allclose(by_openvino.probabilities["fine-tuned"], before, atol=0.02)
 
 
 def test_predictions_come_a_batch_at_a_time(home, finished, images, monkeypatch):
@@ -130,7 +120,7 @@ def test_predictions_come_a_batch_at_a_time(home, finished, images, monkeypatch)
         predicting, "decode", lambda *arguments: opened.append(1) or decode(*arguments)
     )
     files = sorted(images.rglob("*.jpg")) * 3
-    predictions = predict(files, results.load(finished))
+    predictions = predict(files, load_run(finished))
     assert not opened
     assert next(predictions)[1].sum() == pytest.approx(1, abs=1e-3)
     assert len(opened) <= 2 * BATCH < len(files)
@@ -138,55 +128,58 @@ def test_predictions_come_a_batch_at_a_time(home, finished, images, monkeypatch)
 
 
 def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
-    stamp = (finished / "metrics.json").stat().st_mtime_ns
-    assert train_and_evaluate(quick) == finished
-    assert (finished / "metrics.json").stat().st_mtime_ns == stamp
+    stamp = (finished / "runs.csv").stat().st_mtime_ns
+    assert quick.train().folder == finished
+    assert (finished / "runs.csv").stat().st_mtime_ns == stamp
     before = contents(finished)
-    assert train_and_evaluate(quick, force=True) == finished
-    assert (finished / "metrics.json").stat().st_mtime_ns > stamp
+    assert quick.train(force=True).folder == finished
+    assert (finished / "runs.csv").stat().st_mtime_ns > stamp
     assert contents(finished) == before  # the same seed gives the same numbers
 
 
 def test_seed_images_and_settings_make_other_runs(finished, quick):
-    others = {
-        train_and_evaluate(replace(quick, **change))
-        for change in ({"seed": 1}, {"probe_rate": 0.01})
-    }
-    folder = Path(quick.dataset) / "test" / "apple"
+    others = {quick.train(**change).folder for change in ({"seed": 1}, {"probe_rate": 0.01})}
+    folder = Path(quick.images) / "test" / "apple"
     (folder / "0.jpg").write_bytes((folder / "1.jpg").read_bytes())
-    assert len(others | {finished, train_and_evaluate(quick)}) == 4
+    assert len(others | {finished, quick.train().folder}) == 4
 
 
 def test_the_same_images_are_one_run_however_they_are_called(finished, quick, monkeypatch):
-    folder = Path(quick.dataset)
-    stamp = (finished / "metrics.json").stat().st_mtime_ns
+    folder = Path(quick.images)
+    stamp = (finished / "runs.csv").stat().st_mtime_ns
     monkeypatch.chdir(folder.parent)
     for spelling in (folder.name, f"{folder}/", f"./{folder.name}/../{folder.name}"):
-        assert train_and_evaluate(replace(quick, dataset=spelling)) == finished
+        assert quick.train(images=spelling).folder == finished
     moved = folder.rename(folder.with_name("moved and renamed"))
-    assert train_and_evaluate(replace(quick, dataset=str(moved))) == finished
+    assert quick.train(images=moved).folder == finished
     monkeypatch.setenv("HOME", str(moved.parent))
-    assert train_and_evaluate(replace(quick, dataset=f"~/{moved.name}")) == finished
-    assert (finished / "metrics.json").stat().st_mtime_ns == stamp
-    assert train_and_evaluate(replace(quick, dataset=str(moved)), force=True) == finished
+    assert quick.train(images=f"~/{moved.name}").folder == finished
+    assert (finished / "runs.csv").stat().st_mtime_ns == stamp
+    assert quick.train(images=moved, force=True).folder == finished
     # Other names in another order: stored predictions would stand beside the wrong images.
     first = min((moved / "test" / "apple").iterdir())
     first.rename(first.with_name("z.jpg"))
-    assert train_and_evaluate(replace(quick, dataset=str(moved))) != finished
+    assert quick.train(images=moved).folder != finished
 
 
-def test_levels_of_labels_are_refused_where_there_are_none(home, quick):
+def test_a_finished_run_is_found_without_looking_at_an_image(finished, quick):
+    images, source = load(quick.images), source_of(quick.config)
+    shutil.rmtree(quick.images)
+    assert steps.train(images, source, quick.config).folder == finished
+
+
+def test_levels_of_labels_are_refused_where_there_are_none(images, home):
     with pytest.raises(InputError, match="only grocery has them"):
-        train_and_evaluate(replace(quick, label_level="fine"))
+        load(str(images), "fine")
 
 
 def test_labels_are_text_also_where_they_look_like_numbers_or_nothing(home, quick, tmp_path):
     folder = write_images(tmp_path / "odd", ("001", "2.5", "NA"))
-    run = results.load(train_and_evaluate(replace(quick, dataset=str(folder))))
+    run = quick.train(images=folder)
     assert run.classes == ["001", "2.5", "NA"]
     assert run.targets.tolist() == sorted(run.targets) and set(run.targets) == {0, 1, 2}
-    shown = metrics.evaluate(run.targets, run.probabilities["fine-tuned"])
-    assert shown == run.scores["fine-tuned"]
+    shown = metrics.accuracy(run.targets, run.predicted["fine-tuned"])
+    assert shown == pytest.approx(run.scores["fine-tuned"]["accuracy"])
 
 
 def test_from_scratch_no_more_images_are_held_at_a_time_than_memory_bears(home, quick, monkeypatch):
@@ -199,30 +192,31 @@ def test_from_scratch_no_more_images_are_held_at_a_time_than_memory_bears(home, 
 
     monkeypatch.setattr(Batches, "__getitem__", noted)
     monkeypatch.setattr(steps, "SCRATCH_BATCH", 4)
-    train_and_evaluate(replace(quick, strategy="scratch"))
-    assert max(seen) == 4  # a step of eight images in two parts; so is evaluation
+    quick.train(strategy="scratch")
+    assert max(seen) == 4  # a step of eight images in two parts; so is validation
     seen.clear()
     monkeypatch.setattr(steps, "EVALUATION_BATCH", 2)
-    train_and_evaluate(quick)
+    quick.train()
     assert max(seen) == 8
 
 
 def test_scratch_trains_everything_and_never_transfers(home, quick):
-    folder = train_and_evaluate(replace(quick, strategy="scratch", weights="auto"))
-    provenance = json.loads((folder / "provenance.json").read_text())
-    assert provenance["weights"]["source"] == weights.RANDOM
-    assert provenance["trained_parameters"]["scratch"] > 14_000_000
-    assert list(json.loads((folder / "metrics.json").read_text())) == ["scratch"]
+    config = replace(quick.config, strategy="scratch")
+    ((images, source, _),) = steps.jobs(load(quick.images), Selection(quick.images), [config])
+    run = steps.train(images, source, config)
+    assert run.weights == backbones.RANDOM
+    assert run.row["scratch parameters"] > 14_000_000
+    assert run.stages == ("scratch",)
 
 
 def test_choosing_never_sees_the_test_split(home, quick):
     """Other test images must leave training as it is, to the last digit."""
-    first = train_and_evaluate(quick)
-    for file in (Path(quick.dataset) / "test").rglob("*.jpg"):
-        file.write_bytes((Path(quick.dataset) / "train" / "apple" / "0.jpg").read_bytes())
-    second = train_and_evaluate(quick)
-    assert first != second
-    assert (first / "history.csv").read_bytes() == (second / "history.csv").read_bytes()
+    first = quick.train()
+    for file in (Path(quick.images) / "test").rglob("*.jpg"):
+        file.write_bytes((Path(quick.images) / "train" / "apple" / "0.jpg").read_bytes())
+    second = quick.train()
+    assert first.folder != second.folder
+    pd.testing.assert_frame_equal(first.history, second.history, check_exact=True)
 
 
 def test_the_way_weights_were_asked_for_does_not_make_another_run(
@@ -230,9 +224,9 @@ def test_the_way_weights_were_asked_for_does_not_make_another_run(
 ):
     file = tmp_path / "vgg16_imagenet_notop.weights.h5"
     backbones.BACKBONES["vgg16"].constructor(weights=None, include_top=False).save_weights(file)
-    first = train_and_evaluate(replace(quick, weights=str(file)))
+    first = quick.train(weights=str(file))
     monkeypatch.setenv("FRUITVEG_WEIGHTS", str(tmp_path))
-    assert train_and_evaluate(replace(quick, weights="auto")) == first
+    assert quick.train(weights="auto").folder == first.folder
 
 
 @pytest.mark.parametrize(
@@ -251,17 +245,17 @@ def test_the_way_weights_were_asked_for_does_not_make_another_run(
 )
 def test_settings_that_make_no_sense(home, quick, change, message):
     with pytest.raises(InputError, match=message):
-        train_and_evaluate(replace(quick, **change))
+        quick.train(**change)
 
 
 # Each marker is something on disk that shows that a step is under way or has just ended.
 MOMENTS = {
     "decode": "data/cache/pixels/.*",
     "frozen part": "data/cache/activations/*/.*",
-    "between views": "data/cache/activations/*/plain.json",
+    "between views": "data/cache/activations/*/held-out-*.json",
     "linear probe": "data/cache/runs/*/linear probe/state",
     "fine-tuning": "data/cache/runs/*/fine-tuned/state",
-    "results": "data/results/.*",
+    "results": "data/runs/.*",
 }
 
 
@@ -283,73 +277,68 @@ def test_killed_in_every_step_a_run_ends_with_the_same_results(home, quick, tmp_
 
 def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finished, quick):
     changes = [
-        {"train_images_per_class": 2, "probe_first": False},
-        {"divide_by_255": True, "resplit": 1, "views": 0},
+        {"labels": 2, "probe_first": False},
+        {"divide_by_255": True, "fold": 1, "views": 0},
     ]
-    direct, resplit = (
-        results.load(train_and_evaluate(replace(quick, **change))) for change in changes
-    )
+    direct, resplit = (quick.train(**change) for change in changes)
     assert len({finished, direct.folder, resplit.folder}) == 3
-    assert direct.provenance["dataset"]["images"]["train"] == 6
-    assert list(direct.scores) == ["fine-tuned"]
-    assert resplit.provenance["dataset"]["name"] == "images-resplit1"
-    runs = results.read()
+    assert direct.counts["train"] == 6
+    assert direct.stages == ("fine-tuned",)
+    assert resplit.row["images"] == "images-resplit1"
+    runs = studies.by_stage(studies.own_runs())
     stages = set(tables.evaluated_models(runs)["Stage"])
     assert "fine-tuned, train_images_per_class 2, probe_first False" in stages
     assert "fine-tuned, divide_by_255 True, views 0" in stages
-    content = results.load(finished).provenance["dataset"]["sha256"]
+    content = load_run(finished).row["content"]
     filled = readme.fill(f"<!-- results {content} --><!-- /results -->", runs)
     assert "train_images_per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
-    assert (
-        results.load(finished)
-        .config.to_dict()
-        .keys()
-        .isdisjoint(f.name for f in config.settings(ablations=True))
-    )
+    declared = {f.name for f in settings(ablations=True)}
+    assert load_run(finished).config.to_dict().keys().isdisjoint(declared)
     assert choose_run().folder == finished
 
 
-def test_few_images_come_from_every_class_alike_and_from_the_seed(home, quick):
-    dataset = load(quick.dataset)
+def test_few_images_come_from_every_class_alike_and_from_the_seed(images, home):
+    whole = load(str(images))
 
-    def train_rows(**changes):
-        settings = replace(quick, **changes)
-        return Inputs(settings, dataset, None, None, "float32", "float32", "keras", 1).train_rows
+    def drawn(count, seed=0):
+        fewer = whole.subsample(count, seed)
+        assert fewer.order == whole.order  # the same rows, the same decoded pixels
+        assert fewer.rows("test").tolist() == whole.rows("test").tolist()
+        return fewer.rows("train")
 
-    some = train_rows(train_images_per_class=3)
-    targets = dataset.targets[dataset.rows("train")]
-    assert np.bincount(targets[some]).tolist() == [3, 3, 3]
-    assert (
-        some.tolist()
-        == train_rows(train_images_per_class=3).tolist()
-        != train_rows(train_images_per_class=3, seed=1).tolist()
-    )
-    assert (
-        train_rows().tolist() == train_rows(train_images_per_class=99).tolist() == list(range(24))
-    )
+    targets = whole.targets[drawn(3)]
+    assert np.bincount(targets).tolist() == [3, 3, 3]
+    assert drawn(3).tolist() == drawn(3).tolist() != drawn(3, seed=1).tolist()
+    assert drawn(99).tolist() == whole.rows("train").tolist()
     with pytest.raises(InputError, match="at least 1"):
-        train_and_evaluate(replace(quick, train_images_per_class=0))
+        Selection(str(images), train_images_per_class=0)
+
+
+def test_few_labels_and_seeds_share_one_frozen_part(home, quick):
+    quick.train(labels=3)
+    stored = {file: file.stat().st_mtime_ns for file in PATHS.cache.glob("activations/*/*.npy")}
+    for change in ({"seed": 1}, {"labels": 2}, {}):
+        assert quick.train(**change).row["frozen part reused"] or change.get("seed")
+    if quick.weights != "random":  # whose values follow from the seed
+        assert stored == {f: f.stat().st_mtime_ns for f in stored}
 
 
 def test_of_fine_tuning_as_much_is_kept_as_lowers_the_validation_loss(home, quick):
-    dataset = load(quick.dataset)
-    rows = dataset.rows("val")
-    # In bfloat16 the loss that WiSE-FT sees differs from that of the stored network.
-    finished = train_and_evaluate(replace(quick, keep_lowest_loss=True), precision="float32")
-    targets, probabilities = results.load(finished).validation("fine-tuned")
-    np.testing.assert_array_equal(targets, dataset.targets[rows])
-    assert probabilities.shape == (len(rows), 3)
-    kept = results.load(finished).provenance["interpolation"]
-    assert 0 < kept["alpha"] <= 1
+    images = load(quick.images)
+    run = quick.train(keep_lowest_loss=True, precision="float32")
+    targets, probabilities = run.validation("fine-tuned")
+    np.testing.assert_array_equal(targets, images.targets[images.rows("val")])
     loss = metrics.evaluate(targets, probabilities)["loss"]
-    assert loss == pytest.approx(kept["val_loss"], rel=1e-3)
+    assert loss <= run.history["val_loss"].max()
 
 
 def test_the_probes_features_computed_again_are_those_of_the_run(home, quick):
     """Random weights with BatchNorm: its statistics come from the images, each time."""
-    config = replace(quick, backbone="mobilenetv2")
-    train_and_evaluate(config)
-    (stored,) = PATHS.cache.glob("activations/*/plain-pooled.npy")
-    used = np.load(stored).astype(np.float32)
+    config = replace(quick.config, backbone="mobilenetv2")
+    images, source = load(quick.images), source_of(config)
+    steps.train(images, source, config)
+    (stored,) = PATHS.cache.glob("activations/*/held-out-*-pooled.npy")
+    used = np.load(stored)
     shutil.rmtree(PATHS.cache / "activations")
-    np.testing.assert_array_equal(pooled_features(gather(config)), used)
+    inputs = gather(images, source, config)
+    np.testing.assert_array_equal(pooled_features(inputs)[inputs.held_out], used)

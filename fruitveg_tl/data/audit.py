@@ -8,13 +8,13 @@ from scipy import ndimage, sparse, stats
 from sklearn.neighbors import NearestNeighbors
 
 from fruitveg_tl.config import RESPLIT, SPLITS
-from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.data.dataset import Images
 
 HASH_BITS = 64
 NEAR = 4  # bits of 64; what differs by more is, in what was looked at, another image
 
 
-def duplicates(dataset: Dataset, pixels: np.ndarray) -> pd.DataFrame:
+def duplicates(dataset: Images, pixels: np.ndarray) -> pd.DataFrame:
     """Find images that stand in the set twice.
 
     Exact: the same bytes (SHA-256). Near: perceptual hashes (pHash by ImageHash: the signs of the
@@ -61,13 +61,16 @@ def leaked_test_rows(pairs: pd.DataFrame) -> np.ndarray:
     Args:
         pairs: from `duplicates`.
     """
-    splits = pairs[["first_split", "second_split"]] == "test"
-    across = pairs[splits.sum(axis=1) == 1]
-    in_test = np.where(across["first_split"] == "test", across["first"], across["second"])
-    return np.unique(in_test.astype(int))
+    first, second = pairs["first_split"], pairs["second_split"]
+    elsewhere = ("train", "val")
+    found = [
+        pairs.loc[(first == "test") & second.isin(elsewhere), "first"],
+        pairs.loc[(second == "test") & first.isin(elsewhere), "second"],
+    ]
+    return np.unique(np.concatenate(found).astype(int))
 
 
-def summary(dataset: Dataset, pairs: pd.DataFrame) -> pd.Series:
+def summary(dataset: Images, pairs: pd.DataFrame) -> pd.Series:
     """Count what a set holds, and what of it stands there twice.
 
     Args:
@@ -142,14 +145,14 @@ def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
     return sparse.csgraph.connected_components(edges, directed=False)[1]
 
 
-def exact_leaks(dataset: Dataset) -> str | None:
+def exact_leaks(dataset: Images) -> str | None:
     """Say in one line which images stand byte for byte in two splits, or under two labels.
 
     Returns:
         the line, with counts; None if there are none.
     """
     images = dataset.index[["split", "label", "sha256"]]
-    elsewhere = images[images["split"] != "test"]
+    elsewhere = images[images["split"].isin(("train", "val"))]
     tested = images[images["split"] == "test"]
     leaked = int(tested["sha256"].isin(elsewhere["sha256"]).sum())
     doubtful = _under_two_labels(images)
@@ -165,7 +168,7 @@ def exact_leaks(dataset: Dataset) -> str | None:
     return f"{dataset.name}: {'; '.join(parts)}" if parts else None
 
 
-def few_test_images(dataset: Dataset) -> str | None:
+def few_test_images(dataset: Images) -> str | None:
     """Say in one line which classes have one or two test images; None if none has."""
     counts = dataset.index.loc[dataset.rows("test"), "label"].value_counts()
     few = sorted(counts.index[counts < 3])

@@ -1,9 +1,15 @@
-"""One set of images: a table in a fixed order with sizes and hashes, and one hash for all."""
+"""One set of images: a table in a fixed order with sizes and hashes, and one hash for all.
+
+An image is known by its row in that table everywhere. Other splits, fewer labels and leaks left out
+are other `Images` with the same rows, so that they share decoded pixels and frozen activations.
+"""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,30 +20,37 @@ from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import sha256_file
 
 Item = tuple[Path, str, str]  # file, label, split
+UNUSED = ""  # the split of an image that takes no part
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """One set of images.
+class Images:
+    """One set of images, split.
 
     Attributes:
         name: e.g. "grocery-coarse".
         root: the folder that the paths of the index start from.
-        index: one row per image, sorted by split and path: path (relative, with "/"), label,
-            split, width, height, mode, sha256.
-        classes: all labels, sorted: position in this tuple is the class index everywhere.
+        index: one row per image: path (relative, with "/"), label, split (or `UNUSED`), width,
+            height, mode, sha256.
+        classes: all labels in use, sorted: position in this tuple is the class index everywhere.
+        asked: the fields of `config.Selection` that lead to these images again.
+        recipe: the settings that go with them, see `profiles.recipe`.
+        viewed: rows whose augmented views are stored; None for the training images.
     """
 
     name: str
     root: Path
     index: pd.DataFrame
     classes: tuple[str, ...]
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    viewed: np.ndarray | None = None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every image's content, label and split; free of paths and order."""
-        columns = self.index[["split", "label", "sha256"]]
-        lines = sorted("\t".join(row) for row in columns.itertuples(index=False))
+        """SHA-256 over content, label and split of the images in use; free of paths and order."""
+        used = self.index.loc[self.index["split"] != UNUSED, ["split", "label", "sha256"]]
+        lines = sorted("\t".join(row) for row in used.itertuples(index=False))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
@@ -47,16 +60,50 @@ class Dataset:
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """Class index of every image, shape (n,), int64."""
+        """Class index of every image, shape (n,), int64; of no meaning where it is not in use."""
         return np.searchsorted(np.array(self.classes), self.index["label"].to_numpy(str))
 
     def rows(self, split: str) -> np.ndarray:
-        """Positions of a split's images in the index."""
+        """Positions of a split's images in the index, rising."""
         return np.flatnonzero(self.index["split"] == split)
+
+    def one_hot(self, rows: np.ndarray) -> np.ndarray:
+        """Return the targets of these rows as float32, shape (n, classes)."""
+        return np.eye(len(self.classes), dtype=np.float32)[self.targets[rows]]
 
     def split_sizes(self) -> dict[str, int]:
         """Number of images in each split."""
         return {split: len(self.rows(split)) for split in SPLITS}
+
+    def with_splits(self, split: Sequence[str], name: str, **asked: Any) -> "Images":
+        """Return the same images in other splits.
+
+        Args:
+            split: of every row: train, val, test or `UNUSED`.
+            name: of the new set.
+            asked: further fields of `config.Selection` that lead to it.
+        """
+        index = self.index.assign(split=np.asarray(split, str))
+        classes = tuple(sorted(set(index.loc[index["split"] != UNUSED, "label"])))
+        return replace(
+            self,
+            name=name,
+            index=index,
+            classes=classes,
+            asked={**self.asked, **asked},
+            viewed=None,
+        )
+
+    def subsample(self, count: int, seed: int) -> "Images":
+        """Return the set with at most `count` training images per class, drawn by `seed`."""
+        train = self.rows("train")
+        order = np.random.default_rng(seed).permutation(len(train))
+        drawn = pd.Series(self.targets[train[order]])
+        left_out = train[order[(drawn.groupby(drawn).cumcount() >= count).to_numpy()]]
+        split = self.index["split"].to_numpy(str).copy()
+        split[left_out] = UNUSED
+        fewer = self.with_splits(split, self.name, train_images_per_class=count)
+        return replace(fewer, viewed=train)
 
     def pixels_key(self, size: int, crop: float = 1.0) -> str:
         """Name of the decoded array: what its content depends on, in the order of the rows."""
@@ -73,7 +120,7 @@ class Dataset:
         return pixel_array(paths, size, self.pixels_file(size, crop), crop)
 
 
-def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) -> Dataset:
+def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) -> Images:
     """Read the header and the hash of every image and bring them into one table.
 
     Args:
@@ -98,7 +145,7 @@ def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) 
     table = table.sort_values(["split", "path"]).reset_index(drop=True)
     classes = tuple(sorted(set(table["label"])))
     _check_classes(root, table, classes, required)
-    return Dataset(name, root, table, classes)
+    return Images(name, root, table, classes)
 
 
 def _is_text(path: Path) -> bool:

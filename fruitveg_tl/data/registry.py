@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, SPLITS, SYNTHETIC
 from fruitveg_tl.data import grocery, kaggle, resplit, synthetic
-from fruitveg_tl.data.dataset import Dataset, Item, index
+from fruitveg_tl.data.dataset import Images, Item, index
 from fruitveg_tl.data.folders import from_folders
+from fruitveg_tl.profiles import recipe
 from fruitveg_tl.utils.errors import InputError, printable
 
 
@@ -18,7 +20,7 @@ def load(
     data: str | os.PathLike | None = None,
     fold: int = 0,
     complete: bool = True,
-) -> Dataset:
+) -> Images:
     """Find a dataset, fetching or generating it if needed, and index it.
 
     Args:
@@ -41,16 +43,37 @@ def load(
         level = label_level or "coarse"
         copy = Path(data).expanduser() if data else None
         root, source = DATASETS[name](copy, level, partial)
-        title = f"{name}-{level}" if name in GROCERY else name
     elif name and folder.is_dir():
-        root, source, title = folder, from_folders(folder, partial), folder.resolve().name
+        root, source = folder, from_folders(folder, partial)
     else:
         known = ", ".join(DATASETS)
         raise InputError(f"unknown dataset {name!r}; choose one of {known}, or give a folder")
     # Upstream's own validation split of grocery lacks four classes; that split is kept as it is.
     required = ("train", "test") if name in GROCERY else SPLITS
-    dataset = index(title, root, list(source), () if partial else required)
-    return resplit.resplit(dataset, fold) if fold else dataset
+    images = index(title(name, label_level), root, list(source), () if partial else required)
+    asked = {"dataset": name if name in DATASETS else str(folder.resolve())}
+    if label_level:
+        asked["label_level"] = label_level
+    images = replace(images, asked=asked, recipe=recipe(name))
+    return resplit.resplit(images, fold) if fold else images
+
+
+def title(name: str, label_level: str | None = None, fold: int = 0) -> str:
+    """Return the name of the images that `load` returns, without looking at any."""
+    level = f"-{label_level or 'coarse'}" if name in GROCERY else ""
+    plain = name if name in DATASETS else Path(name).expanduser().resolve().name
+    return f"{plain}{level}" + (f"-resplit{fold}" if fold else "")
+
+
+def on_disk(name: str, data: str | os.PathLike | None = None) -> bool:
+    """Tell whether `load` would find the images without fetching any."""
+    if name in DATASETS:
+        return (
+            name == SYNTHETIC
+            or bool(data or config.variable("DATA"))
+            or (name in GROCERY and (PATHS.data / "grocery").is_dir())
+        )
+    return Path(name).expanduser().is_dir()
 
 
 def _refuse_contradictions(

@@ -1,13 +1,12 @@
 """The same images dealt anew to train, val and test, so that no duplicates are torn apart."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from fruitveg_tl.data import audit
-from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.utils.errors import InputError, printable
 
 SIZE = 64  # pixels at which duplicates are looked for, whatever the networks are given
@@ -15,7 +14,7 @@ FOLDS = 5
 VALIDATION = 0.1  # fraction of a class's images
 
 
-def resplit(dataset: Dataset, fold: int = 1) -> Dataset:
+def resplit(dataset: Images, fold: int = 1) -> Images:
     """Deal all images anew: about 70/10/20 of each class, groups of duplicates together.
 
     The groups of a class are dealt to five parts of about equal size; each fold tests on another
@@ -34,10 +33,8 @@ def resplit(dataset: Dataset, fold: int = 1) -> Dataset:
         audit.duplicates(dataset, dataset.pixels(SIZE)), len(dataset.index)
     )
     split = _deal(dataset.targets, groups, fold)
-    index = dataset.index.assign(split=split).sort_values(["split", "path"])
     _refuse_empty_splits(dataset, split)
-    name = f"{dataset.name}-resplit{int(fold)}"
-    return replace(dataset, name=name, index=index.reset_index(drop=True))
+    return dataset.with_splits(split, f"{dataset.name}-resplit{fold}", resplit=int(fold))
 
 
 def _deal(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
@@ -91,7 +88,7 @@ def validation_groups(groups: Sequence[int], sizes: pd.Series) -> Iterator[int]:
         yield group
 
 
-def _refuse_empty_splits(dataset: Dataset, split: np.ndarray) -> None:
+def _refuse_empty_splits(dataset: Images, split: np.ndarray) -> None:
     counts = pd.crosstab(dataset.targets, split)
     poor = [
         f"{printable(dataset.root)}: class {label!r} cannot be dealt to train and test: its images "

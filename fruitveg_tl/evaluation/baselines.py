@@ -1,25 +1,27 @@
 """What a network has to beat: predictions for the test split that need no network."""
 
 import numpy as np
+import pandas as pd
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.data.dataset import Images
+from fruitveg_tl.studies import Run
 
 SIZE = 64  # pixels: enough for the colours
 LEVELS = 4  # per channel: 64 colours
 
 
-def majority(dataset: Dataset) -> np.ndarray:
+def majority(dataset: Images) -> np.ndarray:
     """Return each class's fraction of training as its probability, for every image, (n_test, c)."""
     return _predict_test(
         DummyClassifier(strategy="prior"), dataset, np.zeros((len(dataset.index), 1))
     )
 
 
-def colour_histogram(dataset: Dataset) -> np.ndarray:
+def colour_histogram(dataset: Images) -> np.ndarray:
     """Return the probabilities of a logistic regression on colour alone, (n_test, classes).
 
     It sees how much of the image has each of 64 colours, as square roots of the fractions
@@ -32,7 +34,19 @@ def colour_histogram(dataset: Dataset) -> np.ndarray:
     return _predict_test(model, dataset, np.sqrt(counts / codes.shape[1]))
 
 
-def _predict_test(model, dataset: Dataset, features: np.ndarray) -> np.ndarray:
+def accuracies(images: Images) -> pd.Series:
+    """Return the test accuracy of both, by name."""
+    targets = images.targets[images.rows("test")]
+    found = {"majority class": majority(images), "colour histogram": colour_histogram(images)}
+    return pd.Series({name: (p.argmax(1) == targets).mean() for name, p in found.items()})
+
+
+def of_study(run: Run) -> pd.Series:
+    """Return what `accuracies` gave when the study of a committed run was made."""
+    return pd.read_csv(run.folder / "baselines.csv", index_col="baseline")["accuracy"]
+
+
+def _predict_test(model, dataset: Images, features: np.ndarray) -> np.ndarray:
     train, test = dataset.rows("train"), dataset.rows("test")
     model.fit(features[train], dataset.targets[train])
     probabilities = np.zeros((len(test), len(dataset.classes)))

@@ -1,19 +1,18 @@
 """What a network costs when it is used: parameters, arithmetic, bytes, time."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from fruitveg_tl.config import FINETUNED
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.models.network import build_network
-from fruitveg_tl.results import Run
-from fruitveg_tl.utils import runtime
-from fruitveg_tl.utils.backend import keras
-from fruitveg_tl.utils.storage import write_json
+from fruitveg_tl.studies import Run
+
+if TYPE_CHECKING:
+    import keras
 
 REPEATS = 30
 LABELS = {
@@ -25,32 +24,34 @@ LABELS = {
 }
 
 
-def cost(run: Run) -> dict:
+def cost(run: Run) -> pd.Series:
     """Return what one prediction of a run's network costs.
 
-    Measured once, on this machine or an earlier one that the result names.
-
-    Nothing of it depends on the values of the weights, so a network of the same shape is built
-    and measured; the result stays in the run's folder as `cost.json`.
+    From the study's `costs.csv`, where there is one; else measured now. Nothing of it depends on
+    the values of the weights, so a network of the same shape is built and measured.
 
     Returns:
         parameters; megabytes (of them as float32); gigaflops (per image, a multiplication
-        and an addition counted as two); latency_ms (median over `REPEATS` single images);
-        environment (see `runtime.environment`).
+        and an addition counted as two); latency_ms (median over `REPEATS` single images); machine.
     """
-    file = run.folder / "cost.json"
-    if not file.exists():
-        backbone, size = BACKBONES[run.config.backbone], run.config.size
-        model = build_network(backbone, len(run.classes), size).model
-        content = {
+    file, key = run.folder / "costs.csv", run.row["backbone"]
+    if file.exists():
+        return pd.read_csv(file, index_col="backbone").loc[key]
+    from fruitveg_tl.models.network import build_network
+    from fruitveg_tl.utils import runtime
+
+    model = build_network(BACKBONES[key], len(run.classes), run.config.size).model
+    environment = runtime.environment()
+    cards = ", ".join(environment["gpus"]) or "no graphics card"
+    return pd.Series(
+        {
             "parameters": model.count_params(),
             "megabytes": 4 * model.count_params() / 1e6,
             "gigaflops": 2 * multiplications(model) / 1e9,
             "latency_ms": _latency(model),
-            "environment": runtime.environment(),
+            "machine": f"{environment['cpu']}, {environment['cores']} cores, {cards}",
         }
-        write_json(file, content)
-    return json.loads(file.read_text())
+    )
 
 
 def accuracy_and_costs(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
@@ -71,16 +72,19 @@ def accuracy_and_costs(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
                 "megabytes": spent["megabytes"],
                 "latency": spent["latency_ms"],
                 "training": runs[0].training_seconds,
+                "machine": spent["machine"],
             }
         )
     return pd.DataFrame(rows)
 
 
-def multiplications(model: keras.Model) -> int:
+def multiplications(model: "keras.Model") -> int:
     """Count the multiply-add operations of convolutions and dense layers for one input.
 
     The rest (BatchNorm, activations, pooling) is below one percent of it in the backbones here.
     """
+    from fruitveg_tl.utils.backend import keras
+
     total = 0
     for layer in model.layers:
         if isinstance(layer, keras.layers.DepthwiseConv2D):
@@ -94,7 +98,7 @@ def multiplications(model: keras.Model) -> int:
     return total
 
 
-def _latency(model: keras.Model) -> float:
+def _latency(model: "keras.Model") -> float:
     image = np.zeros((1, *model.input_shape[1:]), np.float32)
     times = []
     for _ in range(REPEATS + 3):

@@ -10,12 +10,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fruitveg_tl.config import FINETUNED, PROBE
-from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.data.kaggle import FRUITS_VEGES_TO_GROCERY
 from fruitveg_tl.evaluation import calibration, metrics
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 from fruitveg_tl.training.inference import Inference
-from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 
 LabelMap = Mapping[str, str]
@@ -36,7 +35,7 @@ class Trained:
 
     name: str
     run: Run
-    dataset: Dataset
+    dataset: Images
     features: np.ndarray
 
 
@@ -141,8 +140,7 @@ def _fine_tuned(trained: Trained, tested: Trained, among: np.ndarray) -> np.ndar
     if trained is tested:
         return trained.run.probabilities[FINETUNED][among]
     config, rows = trained.run.config, tested.dataset.rows("test")[among]
-    # In the precision that the stored probabilities come from.
-    network = Inference(trained.run.load_model(), runtime.fast_precision(True))
+    network = Inference(trained.run.load_model())
     return network.predict(tested.dataset.pixels(config.size, config.crop)[rows])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fruitveg_tl.config import FINETUNED
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 
 NAME = "mean of the probabilities"
 

@@ -10,7 +10,7 @@ from scipy import stats
 from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH
 from fruitveg_tl.evaluation import ensemble, metrics, significance
 from fruitveg_tl.evaluation.published import HERE
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 from fruitveg_tl.utils.markdown import listed
 
 CONFIRMED, QUALIFIED, REFUTED, NOT_MEASURED = "confirmed", "qualified", "refuted", "not measured"
@@ -18,7 +18,6 @@ CONFIRMED, QUALIFIED, REFUTED, NOT_MEASURED = "confirmed", "qualified", "refuted
 EARLY = 0.5  # of the time that training from scratch takes
 CLEAR_GAP = 5.0  # points of accuracy
 SIGNIFICANT = 0.05  # of a p-value
-CLIMB = 0.05  # of the validation loss above its lowest, in nats
 BACKBONE_GAP = 0.02  # of accuracy
 
 
@@ -61,8 +60,7 @@ def training_is_shorter(starts: Mapping[str, tuple[Run, Run]]) -> Finding:
     told, early = [], []
     for name, (transfer, scratch) in starts.items():
         goal = scratch.history["val_accuracy"].max()
-        targets, _ = scratch.validation(SCRATCH)
-        guess = np.bincount(targets).max() / len(targets)
+        guess = np.bincount(scratch.val_targets).max() / len(scratch.val_targets)
         learnt = goal > guess
         passed, alone = _seconds_until(transfer, max(goal, guess)), _seconds_until(scratch, goal)
         when = f"after {passed:.0f} s" if np.isfinite(passed) else "never"
@@ -86,7 +84,7 @@ def _seconds_until(run: Run, accuracy: float) -> float:
 
     The epochs of a phase count alike.
     """
-    spent, stage = run.provenance["seconds"], run.history["stage"]
+    spent, stage = run.seconds, run.history["stage"]
     each = stage.map(lambda name: spent[name]) / stage.map(stage.value_counts())
     there = np.flatnonzero(run.history["val_accuracy"] >= accuracy)
     return spent["frozen"] + each[: there[0] + 1].sum() if len(there) else np.inf
@@ -153,7 +151,7 @@ def source_and_target_must_be_alike(run: Run, in_source: tuple[str, ...]) -> Fin
     """
     claim = "Source and target must be alike"
     rule = f"higher F1 on classes that the source names; qualified, if p ≥ {SIGNIFICANT}"
-    report = metrics.classification_report(run.targets, run.probabilities[PROBE], run.classes)
+    report = metrics.classification_report(run.targets, run.predicted[PROBE], run.classes)
     f1, known = report["f1"], report.index.isin(in_source)
     if not known.any():
         return Finding(claim, rule)
@@ -168,22 +166,23 @@ def source_and_target_must_be_alike(run: Run, in_source: tuple[str, ...]) -> Fin
     )
 
 
-def settings_need_care(run: Run) -> Finding:
-    """Judge by how far the validation loss climbs back; one epoch tells nothing."""
+def settings_need_care(changes: Mapping[str, float]) -> Finding:
+    """Judge by what one common mistake costs.
+
+    Args:
+        changes: what was done otherwise to the points of accuracy that it changes; empty if nothing
+            was measured.
+    """
     claim = "It needs careful settings, or it over- or underfits"
-    rule = f"fine-tuning ends with a validation loss more than {CLIMB} above its lowest"
-    tuning = run.history.loc[run.history["stage"] == FINETUNED, "val_loss"]
-    if len(tuning) < 2:
+    rule = f"one common mistake costs more than {CLEAR_GAP:.0f} points"
+    if not changes:
         return Finding(claim, rule)
-    climb = tuning.iloc[-1] - tuning.min()
-    before, after = run.scores[PROBE], run.scores[FINETUNED]
+    told = ", ".join(f"{name} {points:+.1f}" for name, points in changes.items())
     return Finding(
         claim,
         rule,
-        f"{run.backbone_name}'s validation loss ends {climb:.2f} above its lowest. Fine-tuning "
-        f"changes its test accuracy from {before['accuracy']:.3f} to {after['accuracy']:.3f} and "
-        f"its test loss from {before['loss']:.2f} to {after['loss']:.2f}.",
-        _verdict(climb > CLIMB),
+        f"One mistake at a time changes accuracy by these points: {told}.",
+        _verdict(min(changes.values()) < -CLEAR_GAP),
     )
 
 
@@ -284,7 +283,7 @@ def about_model(runs: Sequence[Run]) -> str:
     mean = pd.DataFrame([run.scores[FINETUNED] for run in runs]).mean()
     frozen = np.mean([run.scores[PROBE]["accuracy"] for run in runs])
     f1 = pd.concat(
-        metrics.classification_report(run.targets, run.probabilities[FINETUNED], run.classes)["f1"]
+        metrics.classification_report(run.targets, run.predicted[FINETUNED], run.classes)["f1"]
         for run in runs
     )
     f1 = f1.groupby(level=0).mean()

@@ -6,14 +6,19 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl.config import STAGES
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 
 COUNTS = (1, 2, 5, 10, 20)  # training images of each class that are asked about
 
 
 def images_per_class(run: Run) -> float:
     """Return how many training images a class had on average."""
-    return run.provenance["dataset"]["images"]["train"] / len(run.classes)
+    return run.counts["train"] / len(run.classes)
+
+
+def _labels(run: Run) -> float:
+    asked = run.row["images per class"]
+    return asked if pd.notna(asked) else images_per_class(run)
 
 
 def label_curves(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
@@ -28,7 +33,7 @@ def label_curves(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
     """
     scored = pd.DataFrame(
         [
-            [stage, run.config.train_images_per_class or images_per_class(run), scores["accuracy"]]
+            [stage, _labels(run), scores["accuracy"]]
             for run in runs
             for stage, scores in run.scores.items()
         ],

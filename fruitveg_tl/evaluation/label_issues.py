@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl.evaluation import ensemble
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 
 
 def least_likely_labels(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:

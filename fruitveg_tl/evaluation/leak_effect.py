@@ -7,7 +7,7 @@ import pandas as pd
 
 from fruitveg_tl.config import FINETUNED
 from fruitveg_tl.evaluation.significance import correct_fraction, paired_bootstrap
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 
 ALL, LEAKED, CLEAN = "all", "leaked", "clean"
 

@@ -56,22 +56,19 @@ def evaluate(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]
 
 
 def classification_report(
-    targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+    targets: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
 ) -> pd.DataFrame:
     """Return precision, recall, F1 and support of every class, indexed by its name."""
-    targets, probabilities = _checked(targets, probabilities)
     scores = precision_recall_fscore_support(
-        targets, probabilities.argmax(1), labels=np.arange(len(classes)), zero_division=0
+        targets, predicted, labels=np.arange(len(classes)), zero_division=0
     )
     columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
     return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
 
 
-def confusion(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def confusion(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Return counts of shape (classes, classes): rows are true classes, columns predictions."""
-    targets, probabilities = _checked(targets, probabilities)
-    classes = np.arange(probabilities.shape[1])
-    return confusion_matrix(targets, probabilities.argmax(1), labels=classes)
+    return confusion_matrix(targets, predicted, labels=np.arange(classes))
 
 
 def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.evaluation import baselines, metrics
 from fruitveg_tl.utils.backend import keras
 
@@ -30,7 +30,7 @@ class Pitfall:
     true: float
 
 
-def classes_at_the_root(dataset: Dataset) -> list[str]:
+def classes_at_the_root(dataset: Images) -> list[str]:
     """Return what a loader takes for classes when it is pointed one folder too high.
 
     `keras.utils.image_dataset_from_directory` makes a class of every folder. It is shown folders of
@@ -43,7 +43,7 @@ def classes_at_the_root(dataset: Dataset) -> list[str]:
         return keras.utils.image_dataset_from_directory(root, verbose=False).class_names
 
 
-def splits_as_classes(dataset: Dataset) -> Pitfall:
+def splits_as_classes(dataset: Images) -> Pitfall:
     """Tell the splits apart by colour alone, as a loader at the root of the data asks for."""
     split = dataset.index["split"]
     mixed = np.random.default_rng(0).permutation(split)
@@ -69,9 +69,8 @@ def divided_by_255(
     return Pitfall("/255 at serving", shown, metrics.accuracy(targets, predicted))
 
 
-def shuffled_predictions(targets: np.ndarray, probabilities: np.ndarray) -> Pitfall:
+def shuffled_predictions(targets: np.ndarray, predicted: np.ndarray) -> Pitfall:
     """Compare labels with predictions that a shuffling generator gave in another order."""
-    predicted = probabilities.argmax(1)
     mixed = np.random.default_rng(0).permutation(predicted)
     shown, true = metrics.accuracy(targets, mixed), metrics.accuracy(targets, predicted)
     return Pitfall("predictions shuffled against labels", shown, true)

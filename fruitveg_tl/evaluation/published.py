@@ -8,7 +8,7 @@ import pandas as pd
 from fruitveg_tl.config import FINETUNED
 from fruitveg_tl.data import grocery
 from fruitveg_tl.evaluation import ensemble, metrics
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 
 HERE = "here"
 

@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.evaluation.metrics import LEVEL
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 
 RESAMPLES = 2000
 
@@ -25,7 +25,7 @@ def correct_fraction(runs: Sequence[Run], stage: str) -> np.ndarray:
     Returns:
         shape (n,), in 0..1.
     """
-    return np.mean([run.probabilities[stage].argmax(1) == run.targets for run in runs], axis=0)
+    return np.mean([run.predicted[stage] == run.targets for run in runs], axis=0)
 
 
 def correct_in_folds(runs: Sequence[Run], stage: str) -> np.ndarray:
@@ -35,7 +35,7 @@ def correct_in_folds(runs: Sequence[Run], stage: str) -> np.ndarray:
         runs: of test images of their own, e.g. one per fold.
         stage: one of `config.STAGES`.
     """
-    return np.concatenate([run.probabilities[stage].argmax(1) == run.targets for run in runs])
+    return np.concatenate([run.predicted[stage] == run.targets for run in runs])
 
 
 def paired_bootstrap(gap: np.ndarray):

@@ -5,13 +5,19 @@ at once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from fruitveg_tl.config import RunConfig
 from fruitveg_tl.utils.errors import InputError
 
 if TYPE_CHECKING:
     import keras
+
+# What parameters come from, as tables say it, where it is not what Keras publishes.
+RANDOM = "none (random)"
+BUNDLED = "Tiny ImageNet (bundled)"
+MAKESHIFT = (RANDOM, BUNDLED)  # said wherever numbers or figures come of them
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 
@@ -25,8 +31,11 @@ class Backbone:
         module: of `keras.applications` that has its `preprocess_input`, e.g. "mobilenet_v2".
         boundary: name of the last layer that stays frozen during fine-tuning.
         finetune_rate: highest learning rate of AdamW in fine-tuning.
-        bfloat16: whether it is faster in bfloat16 on a processor that has the instructions; layers
-            with little arithmetic for the memory they move are not (benchmarks/share_of_peak.py).
+        frozen_bfloat16: whether its frozen part may compute training images in bfloat16, at no cost
+            of accuracy (data/tuning/precision.csv).
+        bfloat16: whether its training is faster in bfloat16 on a processor that has the
+            instructions; layers with little arithmetic for the memory they move are not
+            (benchmarks/share_of_peak.py).
         last_conv: name of the layer that Grad-CAM reads: the last feature map before pooling.
         weights_url: Keras' own ImageNet weights without top.
         weights_md5: the checksum Keras publishes for that file; None where it publishes none.
@@ -42,6 +51,7 @@ class Backbone:
     weights_url: str
     weights_md5: str | None = None
     weight_decay: float = 1e-2
+    frozen_bfloat16: bool = True
 
     @property
     def key(self) -> str:
@@ -100,6 +110,7 @@ _ENTRIES = (
         last_conv="out_relu",
         weights_url=f"{_KERAS}/mobilenet_v2/"
         "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+        frozen_bfloat16=False,
     ),
 )
 BACKBONES = {backbone.key: backbone for backbone in _ENTRIES}
@@ -116,3 +127,10 @@ def backbone_by_name(name: str) -> Backbone:
     except KeyError:
         known = ", ".join(backbone.name for backbone in BACKBONES.values())
         raise InputError(f"unknown backbone {name!r}; choose one of {known}") from None
+
+
+def with_defaults(config: RunConfig) -> RunConfig:
+    """Return the settings with the backbone's own where None stands for them."""
+    backbone = backbone_by_name(config.backbone)
+    own = ("boundary", "finetune_rate", "weight_decay")
+    return replace(config, **{x: getattr(backbone, x) for x in own if getattr(config, x) is None})

@@ -19,14 +19,11 @@ import numpy as np
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.models import quantisation
-from fruitveg_tl.models.backbones import Backbone
+from fruitveg_tl.models.backbones import BUNDLED, RANDOM, Backbone
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import sha256_file
 
-RANDOM = "none (random)"
-BUNDLED = "Tiny ImageNet (bundled)"
-MAKESHIFT = (RANDOM, BUNDLED)  # said wherever numbers or figures come of them
 # What a file is, by its SHA-256; of any other, tables say the name.
 KNOWN = {
     "0fb372913af17abb20975bb25ea6559dbd8e4ea19f8911b8d5d62453bd642e5e": "ImageNet (torchvision)",

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from fruitveg_tl.config import SPLITS
 from fruitveg_tl.reporting.style import COLOURS, STYLES, WIDTH, drawable, new_figure, tick
-from fruitveg_tl.utils.backend import keras
 
 LARGEST = 1.2  # inches: side of an image in a grid
 
@@ -126,7 +125,7 @@ def preprocessed(tensors: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = new_figure(2.2, 1, len(tensors))
     for axis, (name, tensor) in zip(axes[0], tensors.items(), strict=True):
         for channel, style in enumerate(STYLES[:3]):
-            values = keras.ops.convert_to_numpy(tensor)[..., channel].ravel()
+            values = np.asarray(tensor)[..., channel].ravel()
             axis.hist(values, 40, histtype="step", linestyle=style, color=COLOURS[channel],
                       label=f"channel {channel}")  # fmt: skip
         axis.set_title(name, fontsize=9)

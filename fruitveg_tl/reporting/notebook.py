@@ -1,29 +1,29 @@
 """What the notebooks share: the experiment and its runs; how text, tables and figures are shown."""
 
-from collections.abc import Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
-from fruitveg_tl import config
-from fruitveg_tl.config import RunConfig
+from fruitveg_tl import config, studies
+from fruitveg_tl.config import PATHS, RunConfig, Selection, divided
 from fruitveg_tl.data import registry
-from fruitveg_tl.data.dataset import Dataset
-from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.models.weights import BUNDLED, MAKESHIFT, RANDOM, card, training_seconds
+from fruitveg_tl.data.dataset import Images
+from fruitveg_tl.models.backbones import BACKBONES, BUNDLED, MAKESHIFT, RANDOM, with_defaults
 from fruitveg_tl.profiles import PROFILES
 from fruitveg_tl.reporting import style
-from fruitveg_tl.results import MODEL, Run
-from fruitveg_tl.run import train_and_evaluate
+from fruitveg_tl.reporting.readme import tagged_outputs
+from fruitveg_tl.studies import MODEL, Run
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.markdown import escaped
 
-RUNS = "application/vnd.fruitveg-tl.runs+json"  # type of an output that no reader is shown
+STUDIED = "fruits-veges-partial"  # the second set of the committed studies
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Experiment:
     Attributes:
         name: of the dataset, e.g. "grocery".
         label_level: "coarse" or "fine"; None for the data set's own.
-        settings: further fields of `RunConfig`.
+        settings: further fields of `Selection` and `RunConfig`.
         seeds: one run for each.
 
     Raises:
@@ -47,13 +47,24 @@ class Experiment:
 
     def __post_init__(self) -> None:
         # Before an image is decoded or a network built by such a setting.
-        RunConfig(self.name, next(iter(BACKBONES)), self.label_level, **self.settings)
+        which, how = divided(self.settings)
+        Selection(self.name, self.label_level, **which)
+        RunConfig(next(iter(BACKBONES)), **how)
+
+    @property
+    def title(self) -> str:
+        """What the images are called, e.g. "grocery-coarse"."""
+        return registry.title(self.name, self.label_level, self.settings.get("resplit", 0))
 
     @cached_property
-    def dataset(self) -> Dataset:
+    def images(self) -> Images:
         """The images."""
-        fold = self.settings.get("resplit", RunConfig.resplit)
-        return registry.load(self.name, self.label_level, fold=fold)
+        return registry.load(self.name, self.label_level, fold=self.settings.get("resplit", 0))
+
+    @property
+    def classes(self) -> list[str]:
+        """All labels, sorted."""
+        return self.committed[0].classes if self.committed else list(self.images.classes)
 
     @property
     def size(self) -> int:
@@ -62,39 +73,63 @@ class Experiment:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """The images as the experiment's networks see them, see `Dataset.pixels`."""
-        return self.dataset.pixels(self.size, self.settings.get("crop", RunConfig.crop))
+        """The images as the experiment's networks see them, see `Images.pixels`."""
+        return self.images.pixels(self.size, self.settings.get("crop", RunConfig.crop))
 
     @property
-    def as_distributed(self) -> Dataset:
+    def as_distributed(self) -> Images:
         """The images in the splits that they came in, to look at: classes may lack some."""
         return registry.load(self.name, self.label_level, complete=False)
+
+    @staticmethod
+    def committed_as(title: str) -> list[Run]:
+        """Return the runs of the committed studies on images of this name."""
+        return [run for run in studies.committed_runs() if run.row["images"] == title]
 
     @property
     def origin(self) -> pd.DataFrame:
         """Which images, and which code, the figures of a notebook come from."""
-        facts = {"images": self.dataset.name, "SHA-256": self.dataset.digest} | runtime.origin()
+        known = [run.row["content"] for run in self.committed]
+        content = known[0] if known else self.images.digest
+        runs = "committed with the project (data/results)" if known else "of this machine"
+        facts = {"images": self.title, "SHA-256": content, "runs": runs} | runtime.origin()
         return pd.Series(facts, name="this notebook").to_frame()
 
-    def run(self, backbone: str, networks: int = 0, **changes) -> list[str]:
-        """Return the folder names of the finished runs, one per seed, computing what is missing.
+    @cached_property
+    def committed(self) -> list[Run]:
+        """The runs of the committed studies on these images."""
+        return self.committed_as(self.title)
+
+    def run(self, backbone: str, images: Images | str | None = None, **changes) -> list[Run]:
+        """Return the finished runs, one per seed.
+
+        Those of a committed study are read, whichever images and weights this machine has; what
+        this machine has computed on the same images replaces them. What neither has is trained.
 
         Args:
             backbone: e.g. "vgg16".
-            networks: of how many runs, the first ones, the trained network is needed too. Networks
-                are not kept in Git, so where one is missing the run is repeated.
-            changes: fields of `RunConfig` that differ from the experiment's, e.g.
-                strategy="scratch".
+            images: others than the experiment's, or the name of those of a committed study.
+            changes: settings that differ from the experiment's, e.g. strategy="scratch".
         """
-        folders: list[Path] = []
-        for seed in self.seeds:
-            fields = {"label_level": self.label_level, "seed": seed} | self.settings | changes
-            run = RunConfig(self.name, backbone, **fields)
-            folder = train_and_evaluate(run)
-            if len(folders) < networks and not (folder / MODEL).exists():
-                folder = train_and_evaluate(run, force=True)
-            folders.append(folder)
-        return [folder.name for folder in folders]
+        which, how = divided(self.settings | changes)
+        asked = replace(self, settings=self.settings | changes) if "resplit" in changes else self
+        title = images.name if isinstance(images, Images) else images or asked.title
+        wanted = with_defaults(RunConfig(backbone, **how))
+        random = wanted.strategy == "scratch" or which.get("weights") == "random"
+        known = self.committed_as(title)
+        labels = which.get("train_images_per_class")
+        committed = studies.matching(known, wanted, random, labels)
+        if set(self.seeds) <= committed.keys():
+            content = {run.row["content"] for run in committed.values()}
+            here = [run for run in studies.own_runs() if run.row["content"] in content]
+            own = studies.matching(here, wanted, random, labels)
+            chosen = own if set(self.seeds) <= own.keys() else committed
+            return [chosen[seed] for seed in self.seeds]
+        from fruitveg_tl.run import jobs, train
+
+        selection = Selection(asked.name, asked.label_level, **which)
+        configs = [replace(wanted, seed=seed) for seed in self.seeds]
+        return [train(*job) for job in jobs(images or asked.images, selection, configs)]
 
 
 def configure_experiment(
@@ -113,7 +148,7 @@ def configure_experiment(
         dataset: a name from `registry.DATASETS` or the path of a folder.
         label_level: "coarse" or "fine", for grocery only.
         seeds: one run for each.
-        settings: further fields of `RunConfig`.
+        settings: further fields of `Selection` and `RunConfig`.
 
     Raises:
         InputError: naming the variable that is unknown or cannot be used.
@@ -128,15 +163,53 @@ def configure_experiment(
 
 
 def second_set(experiment: Experiment) -> Experiment:
-    """Return the same experiment on the images of FRUITVEG_OTHER, by default the Kaggle set's."""
-    name = config.variable("OTHER") or "fruits-veges"
-    return replace(experiment, name=name, label_level=None)
+    """Return the same experiment on the images of FRUITVEG_OTHER, by default those of the study."""
+    return replace(experiment, name=config.variable("OTHER") or STUDIED, label_level=None)
 
 
-def record(done: Mapping[str, Sequence[str]]) -> None:
-    """Note the runs that a notebook reads, for whoever checks its numbers; readers see a count."""
-    count = len({name for names in done.values() for name in names})
-    display({RUNS: dict(done), "text/plain": f"{count} finished runs"}, raw=True)
+def missing(experiment: Experiment, *runs: Run) -> str | None:
+    """Say in Markdown what a cell lacks that needs pixels or networks; None if it lacks nothing.
+
+    Args:
+        experiment: whose images are needed.
+        runs: whose networks are needed.
+    """
+    if not registry.on_disk(experiment.name):
+        way = (
+            "`python -m fruitveg_tl data --dataset grocery` fetches them in a few minutes"
+            if experiment.name in registry.GROCERY
+            else "set `FRUITVEG_OTHER` to their folder"
+        )
+        return f"The images of {escaped(experiment.title)} are not on this machine: {way}."
+    for run in runs:
+        if not (run.folder / MODEL).exists():
+            minutes = max(1, round(run.training_seconds / 60))
+            return (
+                f"Networks are not kept in Git: `{run.row['command']}` trains this one in about "
+                f"{minutes} min."
+            )
+    return None
+
+
+def show_committed(reason: str, notebook: str, tag: str) -> None:
+    """Show what a cell showed when the notebook was committed, and say why.
+
+    Args:
+        reason: from `missing`.
+        notebook: name of the notebook, without ending.
+        tag: of the cell.
+    """
+    say(f"> {reason} This is what the project's authors saw.")
+    read = nbformat.read(PATHS.notebooks / f"{notebook}.ipynb", 4)
+    for data in tagged_outputs(read, tag) or ():
+        text = data.get("text/markdown", "")
+        if text.startswith("> "):
+            continue  # an earlier reason
+        for kind in ("image/png", "image/jpeg"):
+            if kind in data:
+                display(Image(b64decode(data[kind])))
+        if text:
+            say(text)
 
 
 def say(text: str) -> None:
@@ -153,7 +226,9 @@ def caveat(run: Run) -> None:
             f"about how good the pre-trained {run.backbone_name} is."
         )
     if run.weights == BUNDLED:
-        about = card(BACKBONES[run.config.backbone])
+        from fruitveg_tl.models.weights import card, training_seconds
+
+        about = card(BACKBONES[run.row["backbone"]])
         say(
             f"> **Bundled weights.** {run.backbone_name} starts from this project's own weights, "
             f"not from Keras' ImageNet ones. They come from {about['images']}, in "

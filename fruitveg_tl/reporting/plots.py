@@ -1,14 +1,17 @@
 """Figures of networks and their results: pure functions that return a Matplotlib figure."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fruitveg_tl.models.network import Network
 from fruitveg_tl.reporting.style import COLOURS, MARKERS, STYLES, new_figure, tick, wrapped
+
+if TYPE_CHECKING:
+    from fruitveg_tl.models.network import Network
 
 LEAST_SHOWN = 0.02  # of a class's images, in a confusion matrix
 
@@ -24,7 +27,7 @@ def _apart(values: Iterable[float]) -> list[float]:
     return kept
 
 
-def frozen_and_trained(network: Network) -> Figure:
+def frozen_and_trained(network: "Network") -> Figure:
     """Draw a network from left to right: what stays frozen, what fine-tuning changes.
 
     The height of a bar is the number of parameters of a layer.

@@ -14,7 +14,7 @@ from fruitveg_tl.evaluation.gradcam import gradcam
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.reporting.data_plots import heat
 from fruitveg_tl.reporting.predictions import Answers, source
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import printable
 from fruitveg_tl.utils.storage import new_file

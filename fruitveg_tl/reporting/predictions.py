@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fruitveg_tl.data.images import IMAGE_SUFFIXES
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import STDOUT, file_target, is_stream, new_file
 
@@ -17,8 +17,8 @@ Answers = Sequence[tuple[Path, pd.Series]]  # from `predict.predict`
 
 def source(run: Run) -> str:
     """Say in one line which network answers."""
-    dataset = run.provenance["dataset"]["name"]
-    return f"{run.folder.name}: {run.backbone_name}, weights {run.weights}, trained on {dataset}"
+    images = run.row["images"]
+    return f"{run.name}: {run.backbone_name}, weights {run.weights}, trained on {images}"
 
 
 def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run) -> None:
@@ -66,7 +66,7 @@ def write_json(file: Path, answers: Answers, run: Run) -> None:
         {"file": str(path), "probabilities": found.astype(float).to_dict()}
         for path, found in answers
     ]
-    content = {"run": run.folder.name, "weights": run.weights, "images": images}
+    content = {"run": run.name, "weights": run.weights, "images": images}
     with new_file(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

@@ -22,7 +22,7 @@ def fill(text: str, runs: pd.DataFrame) -> str:
 
     Args:
         text: of the README.
-        runs: from `results.read`.
+        runs: from `studies.by_stage`.
 
     Raises:
         InputError: if a marked cell or set of images is not there.

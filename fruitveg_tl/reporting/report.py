@@ -24,7 +24,6 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, temporary_variable
 from fruitveg_tl.data import registry
-from fruitveg_tl.reporting.notebook import RUNS
 from fruitveg_tl.reporting.readme import tagged_outputs
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError, printable
@@ -164,9 +163,6 @@ def _markdown(name: str, notebook: nbformat.NotebookNode, folder: Path, left_out
     exporter.register_preprocessor(
         TagRemovePreprocessor(enabled=True, remove_cell_tags=set(left_out))
     )
-    for cell in notebook.cells:
-        if "outputs" in cell:
-            cell.outputs = [x for x in cell.outputs if RUNS not in x.get("data", ())]
     resources = {"unique_key": name, "output_files_dir": name}
     text, resources = exporter.from_notebook_node(notebook, resources)
     for path, content in resources["outputs"].items():
@@ -257,7 +253,8 @@ def report(folder: Path, dataset: str | None) -> list[Path]:
     about = "The study, from the notebooks as they are committed"
     bound = export(study, folder, "study", about) if dataset else ()
     executed = [folder / source.name if dataset else source for source in sources]
-    with temporary_variable("DATASET", dataset or ""):
+    commit = "" if dataset else "yes"
+    with temporary_variable("DATASET", dataset or ""), temporary_variable("COMMIT", commit):
         for source, target in zip(sources, executed, strict=True):
             print(f"{source.name} …", flush=True)
             execute(source, target)

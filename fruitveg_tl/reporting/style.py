@@ -17,7 +17,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fruitveg_tl.config import PATHS
+from fruitveg_tl.config import PATHS, variable
 from fruitveg_tl.utils.storage import new_file
 
 DPI = 110  # sharp on paper at column width, and small enough for Git
@@ -39,13 +39,15 @@ matplotlib.rcParams["text.parse_math"] = False  # a class may be called "$5 appl
 
 
 def save_figure(figure: Figure, name: str) -> Path:
-    """Write a figure below `figures/`, without a time stamp, and return the file.
+    """Write a figure, without a time stamp, and return the file.
 
+    Below `figures/` only by `make notebooks`, which is for committing; else below `data/runs`.
     Notebooks in Git need small files. A figure of images is a JPEG; any other a PNG of 256 colours
     of its own choice, a third of the size.
     """
     photographic = any(axis.images for axis in figure.axes)
-    file = PATHS.figures / f"{name}.{'jpg' if photographic else 'png'}"
+    folder = PATHS.figures if variable("COMMIT") else PATHS.runs / "figures"
+    file = folder / f"{name}.{'jpg' if photographic else 'png'}"
     drawn = BytesIO()
     figure.savefig(drawn, dpi=DPI, bbox_inches="tight")
     image = Image.open(drawn).convert("RGB")

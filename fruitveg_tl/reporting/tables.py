@@ -10,7 +10,7 @@ from fruitveg_tl.config import FINETUNED, PROBE, STAGES
 from fruitveg_tl.evaluation import ensemble, metrics
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.weights import bundled_file, card, training_seconds, trainings
-from fruitveg_tl.results import Run
+from fruitveg_tl.studies import Run
 from fruitveg_tl.utils.markdown import escaped
 
 SCORES = {
@@ -27,7 +27,7 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the table of evaluated models: one row per model, stage and setting.
 
     Args:
-        runs: from `results.read`, not empty.
+        runs: from `studies.by_stage`, not empty.
 
     Returns:
         text columns; a score is its mean over the seeds, with half the range from the lowest to
@@ -73,7 +73,7 @@ def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     for name, runs in every.items():
         seconds = [run.training_seconds for run in runs]
         probe = pd.Series([run.scores[PROBE]["accuracy"] for run in runs])
-        trained = runs[0].provenance["trained_parameters"][FINETUNED]
+        trained = runs[0].row[f"{FINETUNED} parameters"]
         rows.append(
             {"Model": name, "Pre-trained on": runs[0].weights}
             | _means(run.scores[FINETUNED] for run in runs)

@@ -1,9 +1,9 @@
 """The frozen part, computed once.
 
-Activations at the freeze boundary are stored for the plain view of every image and for K
-seeded augmented views of the training images. Linear probe and fine-tuning read only these.
-Caching augmented views on purpose trades variety for speed: an image is seen in K+1 versions over
-the whole training instead of a new one each epoch; benchmarks/usual_recipe.py compares the two.
+Activations at the freeze boundary are stored for the training images, in a plain view and K
+seeded augmented ones, and in float32 for the validation and test images. Linear probe and
+fine-tuning read only these. An image is seen in K + 1 versions over the whole training instead of
+a new one each epoch: that trades variety for speed.
 """
 
 import json
@@ -27,21 +27,24 @@ from fruitveg_tl.utils.storage import new_array, new_file, sha256_json, write_js
 
 @dataclass(frozen=True)
 class Activations:
-    """What the tail is trained on.
+    """What the tail is trained on, and what it is scored on.
 
     Attributes:
-        plain: (n, …) array of all images of the set, in the order of the index.
-        views: K arrays (n_train, …) of augmented training images.
-        pooled_plain: (n, d) pooled features of `plain` before any fine-tuning, float32.
-        pooled_views: the same of `views`.
+        views: K + 1 arrays (t, …) of training images, the plain view first; float16.
+        held_out: (h, …) array of validation and test images; float32.
+        pooled_views: (t, d) pooled features of `views` before any fine-tuning, float32.
+        pooled_held_out: (h, d), the same of `held_out`.
+        train_rows, held_out_rows: the rows of the index that these arrays hold, rising.
         seconds: time it took to compute all this, on whichever run it was computed.
         reused: True if everything was on disk.
     """
 
-    plain: np.ndarray
     views: Sequence[np.ndarray]
-    pooled_plain: np.ndarray
+    held_out: np.ndarray
     pooled_views: Sequence[np.ndarray]
+    pooled_held_out: np.ndarray | None
+    train_rows: np.ndarray
+    held_out_rows: np.ndarray
     seconds: float
     reused: bool
 
@@ -58,83 +61,123 @@ class FrozenPart:
     """The layers whose output never changes, and where that output is kept.
 
     Attributes:
-        prefix: the layers before the boundary; None stores the (augmented) pixels themselves, as
-            uint8.
-        pool: boundary activations to pooled features; None where no linear probe is trained.
+        exact: the layers before the boundary, and boundary activations to pooled features, in
+            float32. Without the former the (augmented) pixels themselves are stored, as uint8;
+            without the latter there are no pooled features.
+        rounded: the same layers in the precision of training, which may be the same models.
         folder: where to keep everything, see `activations_key`.
-        precision: see `inference.Inference`.
+        precision: of the training images, see `inference.Inference`.
     """
 
-    prefix: keras.Model | None
-    pool: keras.Model | None
+    exact: tuple[keras.Model | None, keras.Model | None]
+    rounded: tuple[keras.Model | None, keras.Model | None]
     folder: Path
     precision: str = "float32"
 
-    def compute(self, pixels: np.ndarray, train: np.ndarray, views: int) -> Activations:
-        """Return the activations, computing and storing whichever view is not on disk yet.
+    def compute(
+        self, pixels: np.ndarray, train: np.ndarray, held_out: np.ndarray, views: int
+    ) -> Activations:
+        """Return the activations, computing and storing what is not on disk yet.
 
         Args:
             pixels: uint8 (n, size, size, 3).
-            train: indices of the training images.
-            views: K, the number of augmented views. View k depends on k alone, not on the run's
-                seed, so runs with different seeds share them.
+            train: rows of the training images.
+            held_out: rows of the validation and test images.
+            views: K, the number of augmented views. View k depends on k and `train` alone, not on
+                the run's seed, so runs with different seeds share them.
 
         Raises:
             InputError: if the weights give values that are not finite, or too large for float16.
         """
-        rows = {name: train if view else np.arange(len(pixels)) for name, view in _views(views)}
-        reused = all(self._timing(name).exists() for name in rows)
-        for name, view in _views(views):
-            if not self._timing(name).exists():
-                self._store_view(pixels, rows[name], name, view)
-        stored = [np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in rows]
-        files = [self.folder / f"{name}-pooled.npy" for name in rows] if self.pool else []
-        pooled = [np.load(file).astype(np.float32) for file in files]
-        seconds = sum(json.loads(self._timing(name).read_text())["seconds"] for name in rows)
-        plain = pooled[0] if pooled else None
-        return Activations(stored[0], stored[1:], plain, pooled[1:], seconds, reused)
+        parts = _parts(train, held_out, views)
+        reused = all(self._timing(part).exists() for part in parts)
+        for part in parts:
+            if not self._timing(part).exists():
+                self._store_part(pixels, part)
+        stored = [np.load(self.folder / f"{part.name}.npy", mmap_mode="r") for part in parts]
+        files = [self.folder / f"{part.name}-pooled.npy" for part in parts] if self.exact[1] else []
+        pooled = [np.load(file).astype(np.float32) for file in files] or [None]
+        seconds = sum(json.loads(self._timing(part).read_text())["seconds"] for part in parts)
+        return Activations(
+            stored[1:], stored[0], pooled[1:], pooled[0], train, held_out, seconds, reused
+        )
 
-    def missing_bytes(self, counts: tuple[int, int], size: int, views: int) -> int:
-        """Return how much disk `compute` will fill: `counts` are all images, training images."""
-        shape, width = (self.prefix.output_shape[1:], 2) if self.prefix else ((size, size, 3), 1)
-        missing = [view for name, view in _views(views) if not self._timing(name).exists()]
-        return sum(counts[view > 0] * math.prod(shape) * width for view in missing)
+    def missing_bytes(self, train: np.ndarray, held_out: np.ndarray, size: int, views: int) -> int:
+        """Return how much disk `compute` will fill."""
+        shape = self.exact[0].output_shape[1:] if self.exact[0] else (size, size, 3)
+        return sum(
+            len(part.rows) * math.prod(shape) * self._dtype(part).itemsize
+            for part in _parts(train, held_out, views)
+            if not self._timing(part).exists()
+        )
+
+    def _dtype(self, part: "_Part") -> np.dtype:
+        if not self.exact[0]:
+            return np.dtype(np.uint8)
+        return np.dtype(np.float32 if part.view is None else np.float16)
 
     @cached_property
-    def _fast_prefix(self) -> Inference:
-        return Inference(self.prefix, self.precision)
+    def _in_float32(self) -> tuple[Inference, Inference]:
+        return _ready(self.exact, "float32")
 
     @cached_property
-    def _fast_pool(self) -> Inference:
-        return Inference(self.pool, self.precision)
+    def _as_in_training(self) -> tuple[Inference, Inference]:
+        if self.precision == "float32" and self.rounded == self.exact:
+            return self._in_float32
+        return _ready(self.rounded, self.precision)
 
-    def _timing(self, name: str) -> Path:
-        """Return the file that is written last: a view without it is not finished."""
-        return self.folder / f"{name}.json"
+    def _timing(self, part: "_Part") -> Path:
+        """Return the file that is written last: a part without it is not finished."""
+        return self.folder / f"{part.name}.json"
 
-    def _store_view(self, pixels: np.ndarray, rows: np.ndarray, name: str, view: int) -> None:
-        start, file = time.perf_counter(), self.folder / f"{name}.npy"
-        views = _view(pixels, rows, view)
-        if self.prefix:
-            batches = (x.astype(np.float16) for x in self._fast_prefix.outputs(views))
+    def _store_part(self, pixels: np.ndarray, part: "_Part") -> None:
+        start, file, dtype = (
+            time.perf_counter(),
+            self.folder / f"{part.name}.npy",
+            self._dtype(part),
+        )
+        seen = _view(pixels, part.rows, part.view)
+        if self.exact[0]:
+            prefix, pool = self._in_float32 if part.view is None else self._as_in_training
+            batches = (x.astype(dtype) for x in prefix.outputs(seen))
         else:
-            batches = (np.rint(x).astype(np.uint8) for x in views)
-        _store(batches, len(rows), file, f"frozen part, {name}")
-        if self.pool:
-            stored = _view(np.load(file, mmap_mode="r"), np.arange(len(rows)))
-            batches = (x.astype(np.float16) for x in self._fast_pool.outputs(stored))
-            pooled = self.folder / f"{name}-pooled.npy"
-            _store(batches, len(rows), pooled, f"pooled features, {name}")
-        write_json(self._timing(name), {"seconds": time.perf_counter() - start})
+            batches = (np.rint(x).astype(dtype) for x in seen)
+        _store(batches, len(part.rows), file, f"frozen part, {part.label}")
+        if self.exact[1]:
+            stored = _view(np.load(file, mmap_mode="r"), np.arange(len(part.rows)))
+            batches = (x.astype(dtype) for x in pool.outputs(stored))
+            pooled = self.folder / f"{part.name}-pooled.npy"
+            _store(batches, len(part.rows), pooled, f"pooled features, {part.label}")
+        write_json(self._timing(part), {"seconds": time.perf_counter() - start})
 
 
-def _views(count: int) -> list[tuple[str, int]]:
-    """Name the plain view, number 0, and the augmented ones, from 1."""
-    return [("plain", 0)] + [(f"view-{view:02d}", view) for view in range(1, count + 1)]
+@dataclass(frozen=True)
+class _Part:
+    """Some images in one view: 0 is the plain one; None is the plain one for scores."""
+
+    view: int | None
+    rows: np.ndarray
+
+    @property
+    def label(self) -> str:
+        return "held out" if self.view is None else f"view {self.view}"
+
+    @property
+    def name(self) -> str:
+        # Sets that share their pixels may differ in their splits.
+        return f"{self.label.replace(' ', '-')}-{sha256_json(self.rows.tolist())[:8]}"
 
 
-def _view(source: np.ndarray, rows: np.ndarray, view: int = 0) -> Iterator[np.ndarray]:
-    """Yield rows of an array in batches, augmented where `view` is not 0."""
+def _ready(models: Sequence[keras.Model | None], precision: str) -> tuple[Inference | None, ...]:
+    return tuple(model and Inference(model, precision) for model in models)
+
+
+def _parts(train: np.ndarray, held_out: np.ndarray, views: int) -> list[_Part]:
+    return [_Part(None, held_out)] + [_Part(view, train) for view in range(views + 1)]
+
+
+def _view(source: np.ndarray, rows: np.ndarray, view: int | None = None) -> Iterator[np.ndarray]:
+    """Yield rows of an array in batches, augmented in views from 1."""
     augment = augmentation.augmenter(1000 * view) if view else None
     for start in range(0, len(rows), BATCH):
         batch = source[rows[start : start + BATCH]]

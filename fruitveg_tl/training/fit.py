@@ -27,8 +27,9 @@ class Batches(Sequence):
     wait between epochs, of unknown cause).
 
     Args:
-        views: pairs of an array and the n rows of it to use, one row per image; with several
-            pairs, each image of the epoch is drawn from a random one of them.
+        views: arrays of the same images, in the same order; with several, each image of the epoch
+            is drawn from a random one of them.
+        places: of the images of this epoch in those arrays, shape (n,).
         targets: one-hot, shape (n, classes).
         batch_size: images per batch.
         rng: decides order, views and mixup; None keeps the order and takes the first view.
@@ -38,13 +39,15 @@ class Batches(Sequence):
 
     def __init__(
         self,
-        views: Sequence[tuple[np.ndarray, np.ndarray]],
+        views: Sequence[np.ndarray],
+        places: np.ndarray,
         targets: np.ndarray,
         batch_size: int,
         rng: np.random.Generator | None = None,
         mixup: float = 0.0,
     ):
-        self.views, self.targets, self.batch_size = views, targets, batch_size
+        self.views, self.places = views, places
+        self.targets, self.batch_size = targets, batch_size
         n = len(targets)
         self.lam = rng.beta(mixup, mixup, len(self)) if mixup else np.ones(len(self))
         self.order = np.arange(n) if rng is None else rng.permutation(n)
@@ -56,10 +59,10 @@ class Batches(Sequence):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        pairs = ((self.views[v], i) for i, v in zip(chosen, self.choice[chosen], strict=True))
-        x = np.stack([array[rows[i]] for (array, rows), i in pairs]).astype(np.float32)
-        targets, lam = self.targets[chosen], np.float32(self.lam[index])
+        drawn = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        images = [self.views[self.choice[i]][self.places[i]] for i in drawn]
+        x, targets = np.stack(images).astype(np.float32), self.targets[drawn]
+        lam = np.float32(self.lam[index])
         if lam == 1:
             return x, targets
         return lam * x + (1 - lam) * x[::-1], lam * targets + (1 - lam) * targets[::-1]

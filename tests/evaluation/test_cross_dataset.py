@@ -1,15 +1,12 @@
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import COUNTS, PROJECT, save_image
 
-from fruitveg_tl import results
 from fruitveg_tl.config import FINETUNED, PROBE
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import cross_dataset
-from fruitveg_tl.run import train_and_evaluate
 from fruitveg_tl.utils.errors import InputError
 
 NAMES = {"apple": "Apple", "bell pepper": "Pepper", "capsicum": "Pepper"}
@@ -38,11 +35,11 @@ def shop(tmp_path):
 SHARED = ["Apple", "Pepper"]
 
 
-def trained(name, config, dataset):
+def trained(name, quick, dataset):
     """Train on a set; what a probe sees are the colours of its images."""
-    run = results.load(train_and_evaluate(replace(config, dataset=dataset)))
+    run = quick.train(images=dataset)
     images = load(dataset)
-    features = np.tile(images.pixels(config.size).mean((1, 2)), 300)  # as many as a network has
+    features = np.tile(images.pixels(32).mean((1, 2)), 300)  # as many as a network has
     return cross_dataset.Trained(name, run, images, features)
 
 
@@ -74,7 +71,7 @@ def test_networks_are_tested_on_both_sets_frozen_and_fine_tuned(home, quick, kag
     # A network that is read back, in the other set's order of classes.
     away = next(c for c in crossings if (c.trained_on, c.stage) == ("shop", FINETUNED))
     rows = one.dataset.rows("test")[: 3 * test]  # apples, bell peppers, capsicums
-    pixels = one.dataset.pixels(quick.size)[rows].astype(np.float32)
+    pixels = one.dataset.pixels(32)[rows].astype(np.float32)
     apple, _, pepper = other.run.load_model().predict(pixels, verbose=0).T  # Apple, Leek, Pepper
     np.testing.assert_allclose(away.probabilities[:, 0], apple / (apple + pepper), atol=1e-5)
 

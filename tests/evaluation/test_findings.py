@@ -17,14 +17,10 @@ def run(val_accuracy=(), val_loss=(), frozen=0, **others):
     if val_loss:
         history["val_loss"] = list(val_loss)
     scores = {PROBE: {"accuracy": 0.5, "loss": 1.0}, FINETUNED: {"accuracy": 0.6, "loss": 0.9}}
-    provenance = {
-        "seconds": {FINETUNED: 9, SCRATCH: 9, "frozen": frozen},
-        "dataset": {"images": {"train": 7}},
-    }
     return SimpleNamespace(
         history=pd.DataFrame(history),
         scores=scores,
-        provenance=provenance,
+        seconds={FINETUNED: 9, SCRATCH: 9, "frozen": frozen},
         backbone_name="VGG16",
         **others,
     )
@@ -44,13 +40,13 @@ EARLY, LATE = run((0.1, 0.6, 0.6, 0.6)), run((0.1, 0.2, 0.6, 0.6))
     ],
 )
 def test_training_is_shorter_if_transfer_is_ahead_in_half_the_time(transferred, verdict):
-    scratch = run((0.2, 0.3, 0.4, 0.5), validation=lambda stage: ([0, 0, 1, 2, 3, 4, 5], None))
+    scratch = run((0.2, 0.3, 0.4, 0.5), val_targets=[0, 0, 1, 2, 3, 4, 5])
     starts = {f"network {i}": (one, scratch) for i, one in enumerate(transferred)}
     assert findings.training_is_shorter(starts).verdict == verdict
 
 
 def test_from_scratch_it_may_never_get_beyond_the_most_frequent_class():
-    scratch = run((0.1, 0.4), validation=lambda stage: ([0, 0, 1, 2], None))
+    scratch = run((0.1, 0.4), val_targets=[0, 0, 1, 2])
     found = findings.training_is_shorter({"VGG16": (run((0.1, 0.4, 0.4, 0.5)), scratch)})
     assert found.verdict == CONFIRMED
     assert "VGG16 never gets beyond the most frequent class" in found.value
@@ -96,7 +92,7 @@ def test_classes_of_the_source_are_compared_with_the_others():
     classes = [f"class {i}" for i in range(12)]
     targets = np.repeat(np.arange(12), 5)
     probabilities = np.eye(12)[np.where(targets < 6, targets, 11)]
-    found = run(targets=targets, probabilities={PROBE: probabilities}, classes=classes)
+    found = run(targets=targets, predicted={PROBE: probabilities.argmax(1)}, classes=classes)
     judge = findings.source_and_target_must_be_alike
     assert judge(found, tuple(classes[:6])).verdict == CONFIRMED
     assert judge(found, tuple(classes[6:])).verdict == REFUTED
@@ -104,12 +100,12 @@ def test_classes_of_the_source_are_compared_with_the_others():
     assert judge(found, ("Kiwi",)).verdict == NOT_MEASURED
 
 
-@pytest.mark.parametrize(
-    ("losses", "verdict"),
-    [((1, 0.5, 0.8), CONFIRMED), ((1, 0.5, 0.52), REFUTED), ((1,), NOT_MEASURED)],
-)
-def test_care_is_needed_where_the_validation_loss_climbs(losses, verdict):
-    assert findings.settings_need_care(run((), losses)).verdict == verdict
+def test_care_is_needed_where_one_mistake_costs_much():
+    care = findings.settings_need_care
+    assert care({"/255": -70.0, "no mixup": 0.4}).verdict == CONFIRMED
+    assert "/255 -70.0, no mixup +0.4" in care({"/255": -70.0, "no mixup": 0.4}).value
+    assert care({"no mixup": -0.4}).verdict == REFUTED
+    assert care({}).verdict == NOT_MEASURED
 
 
 def test_the_backbone_matters_above_two_points():
@@ -138,7 +134,7 @@ def a_run(probe, tuned):
     scores = {stage: metrics.evaluate(targets, p) for stage, p in probabilities.items()}
     return SimpleNamespace(
         targets=targets,
-        probabilities=probabilities,
+        predicted={stage: p.argmax(1) for stage, p in probabilities.items()},
         scores=scores,
         classes=["kiwi", "leek"],
         backbone_name="VGG16",

@@ -2,15 +2,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH, RunConfig
+from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH
 from fruitveg_tl.evaluation.label_curve import images_per_class, label_curves
 
 
 def run(count=None, **accuracies):
     return SimpleNamespace(
-        config=RunConfig("images", "vgg16", train_images_per_class=count),
+        row={"images per class": count},
         scores={stage: {"accuracy": value} for stage, value in accuracies.items()},
-        provenance={"dataset": {"images": {"train": 21}}},
+        counts={"train": 21},
         classes=["fig", "kiwi"],
     )
 

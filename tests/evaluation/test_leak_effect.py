@@ -9,9 +9,8 @@ from fruitveg_tl.evaluation.leak_effect import ALL, CLEAN, LEAKED, leak_effect
 
 def run(correct):
     """Return a run on images of class 0, of which it takes some for class 1."""
-    correct = np.array(correct, float)
-    probabilities = {FINETUNED: np.stack([correct, 1 - correct], axis=1)}
-    return SimpleNamespace(probabilities=probabilities, targets=np.zeros(len(correct), int))
+    wrong = 1 - np.array(correct, int)
+    return SimpleNamespace(predicted={FINETUNED: wrong}, targets=np.zeros(len(wrong), int))
 
 
 def test_leaks_are_worth_what_the_leaked_images_gain():

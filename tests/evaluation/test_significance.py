@@ -66,7 +66,7 @@ def test_changes_are_told_in_points_from_one_of_them():
 
 def test_folds_have_test_images_of_their_own():
     runs = [
-        SimpleNamespace(probabilities={"fine-tuned": np.eye(2)[given]}, targets=np.array(truth))
+        SimpleNamespace(predicted={"fine-tuned": np.array(given)}, targets=np.array(truth))
         for given, truth in (([0, 1], [0, 0]), ([1], [1]))
     ]
     assert significance.correct_in_folds(runs, "fine-tuned").tolist() == [True, False, True]

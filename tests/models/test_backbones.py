@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from fruitveg_tl import cli, results
+from fruitveg_tl import cli
 from fruitveg_tl.models.backbones import BACKBONES, Backbone, backbone_by_name
 from fruitveg_tl.models.network import Variant, build_network
-from fruitveg_tl.run import train_and_evaluate
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 
@@ -172,7 +171,7 @@ def test_the_examples_of_the_readme_are_backbones(entry):
 def test_a_backbone_added_at_run_time_is_trained_and_listed(quick, home, monkeypatch, capsys):
     vgg19, *_ = documented()
     monkeypatch.setitem(BACKBONES, vgg19.key, vgg19)
-    run = results.load(train_and_evaluate(replace(quick, backbone="vgg19")))
+    run = quick.train(backbone="vgg19")
     assert run.backbone_name == "VGG19" and run.load_model().get_layer("block5_conv4")
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])

@@ -1,10 +1,16 @@
 import shutil
+from base64 import b64encode
+from dataclasses import replace
 
+import nbformat
 import pandas as pd
 import pytest
+from conftest import load_run
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from fruitveg_tl import results
-from fruitveg_tl.models.weights import BUNDLED, RANDOM
+from fruitveg_tl.config import PATHS
+from fruitveg_tl.models import weights
+from fruitveg_tl.models.backbones import BUNDLED, RANDOM
 from fruitveg_tl.reporting import notebook
 from fruitveg_tl.utils.errors import InputError
 
@@ -32,44 +38,77 @@ def test_a_setting_that_makes_no_sense_ends_the_first_cell(monkeypatch):
         notebook.configure_experiment(dataset="grocery")
 
 
-def test_finished_runs_are_used_and_a_lost_network_is_trained_again(finished, quick):
-    experiment = notebook.configure_experiment(
-        quick.dataset, size=32, views=1, batch_size=8, probe_epochs=3, finetune_epochs=2,
+@pytest.fixture
+def experiment(quick):
+    """The experiment that a notebook would make of the quick run."""
+    return notebook.configure_experiment(
+        quick.images, size=32, views=1, batch_size=8, probe_epochs=3, finetune_epochs=2,
         weights="random",
     )  # fmt: skip
-    assert experiment.run("vgg16") == [finished.name]
+
+
+def test_finished_runs_are_used_and_a_lost_network_is_said(finished, experiment, monkeypatch):
+    (run,) = experiment.run("vgg16")
+    assert run.folder == finished and notebook.missing(experiment, run) is None
     (finished / "model.keras").unlink()
-    before = (finished / "metrics.json").read_bytes()
-    assert experiment.run("vgg16") == [finished.name]
-    assert not (finished / "model.keras").exists()
-    assert experiment.run("vgg16", networks=1) == [finished.name]
-    assert (finished / "model.keras").exists()
-    assert (finished / "metrics.json").read_bytes() == before
+    lacks = notebook.missing(experiment, run)
+    assert "Networks are not kept in Git" in lacks and "--backbones vgg16" in lacks
+    gone = replace(experiment, name="grocery")
+    monkeypatch.delenv("FRUITVEG_DATA", raising=False)
+    assert "data --dataset grocery` fetches them" in notebook.missing(gone)
+    assert experiment.run("vgg16")[0].folder == finished  # it is not trained again for that
+
+
+def test_a_committed_study_is_read_whatever_this_machine_has(
+    finished, quick, experiment, monkeypatch
+):
+    """No image is opened, no weights are looked for."""
+    shutil.copytree(finished, PATHS.results / "images")
+    shutil.rmtree(finished)
+    shutil.rmtree(quick.images)
+    monkeypatch.setenv("FRUITVEG_WEIGHTS", "nowhere")
+    (run,) = experiment.run("vgg16")
+    assert run.committed and experiment.classes == ["apple", "banana", "cherry"]
+    assert experiment.origin.loc["runs"].item().startswith("committed")
+
+
+def test_what_this_machine_computed_replaces_the_committed_where_it_has_all_seeds(
+    finished, quick, experiment
+):
+    both = replace(experiment, seeds=(0, 1))
+    for folder in (finished, quick.train(seed=1).folder):
+        shutil.copytree(folder, PATHS.results / folder.name)
+    assert [run.committed for run in both.run("vgg16")] == [False, False]
+    shutil.rmtree(finished)
+    assert [run.committed for run in both.run("vgg16")] == [True, True]  # never a mixture
+
+
+def test_a_cell_that_lacks_something_shows_what_was_committed(home, monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "display", shown.append)
+    cell = new_code_cell("show(1)", metadata={"tags": ["figure"]})
+    image = b64encode(b"a picture").decode()
+    texts = ("> an earlier reason", "**5**")
+    cell.outputs = [new_output("display_data", {"text/markdown": text}) for text in texts]
+    cell.outputs.append(new_output("display_data", {"image/png": image, "text/plain": "x"}))
+    PATHS.notebooks.mkdir(parents=True)
+    nbformat.write(new_notebook(cells=[cell]), PATHS.notebooks / "x.ipynb")
+    monkeypatch.setattr(notebook, "Image", lambda data: data)
+    notebook.show_committed("It is gone.", "x", "figure")
+    assert shown[0].data.startswith("> It is gone.") and shown[1].data == "**5**"
+    assert shown[2:] == [b"a picture"]
 
 
 def test_the_second_set_is_the_one_that_a_variable_names(images, home, monkeypatch):
     experiment = notebook.configure_experiment(dataset="grocery", label_level="fine", size=32)
-    assert notebook.second_set(experiment).name == "fruits-veges"
+    assert notebook.second_set(experiment).name == notebook.STUDIED
     shutil.rmtree(images / "validation" / "apple")  # as in a part of a set
     monkeypatch.setenv("FRUITVEG_OTHER", str(images))
     second = notebook.second_set(experiment)
     assert (second.size, second.label_level) == (32, None)
     assert second.as_distributed.split_sizes() == {"train": 24, "val": 6, "test": 12}
     with pytest.raises(InputError, match="class 'apple' has no images in val"):
-        _ = second.dataset
-
-
-def test_a_run_is_read_back_whole(finished):
-    run = results.load(finished.name)
-    assert run.label == "VGG16, none (random)"
-    assert list(run.scores) == ["linear probe", "fine-tuned"]
-    probabilities = run.probabilities["fine-tuned"]
-    assert probabilities.shape == (len(run.targets), len(run.classes))
-    assert (probabilities.argmax(1) == run.targets).mean() == pytest.approx(
-        run.scores["fine-tuned"]["accuracy"]
-    )
-    with pytest.raises(InputError, match="no finished run here"):
-        results.load("nothing")
+        _ = second.images
 
 
 def test_tables_are_markdown(monkeypatch):
@@ -95,17 +134,8 @@ def test_makeshift_weights_are_said_loudly(finished, monkeypatch, source, said):
     start = {"seconds": 70, "start": None}
     about = {"images": "some", "seconds": 50, "held_out_accuracy_rounded": 0.07}
     about["start"] = start  # what it went on from counts
-    monkeypatch.setattr(notebook, "card", lambda backbone: about)
-    run = results.load(finished.name)
-    run.provenance["weights"]["source"] = source
+    monkeypatch.setattr(weights, "card", lambda backbone: about)
+    run = load_run(finished)
+    run.row["weights"] = source
     notebook.caveat(run)
     assert [said in text for text in shown] == ([True] if said else [])
-
-
-def test_readers_see_how_many_runs_a_notebook_reads_and_tests_which(monkeypatch):
-    shown = []
-    monkeypatch.setattr(notebook, "display", lambda bundle, raw: shown.append(bundle))
-    notebook.record({"vgg16": ["a", "b"], "served": ["a"]})
-    assert shown == [
-        {notebook.RUNS: {"vgg16": ["a", "b"], "served": ["a"]}, "text/plain": "2 finished runs"}
-    ]

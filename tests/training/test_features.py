@@ -10,7 +10,7 @@ from fruitveg_tl.training.features import BATCH, FrozenPart, activations_key
 from fruitveg_tl.utils.errors import InputError
 
 N = BATCH + 8  # more than one batch, the last one smaller
-TRAIN = np.arange(0, N, 1)[3:]
+HELD_OUT, TRAIN = np.arange(3), np.arange(3, N)
 
 
 @pytest.fixture
@@ -26,65 +26,80 @@ def network():
     return build_network(BACKBONES["vgg16"], 3, 32)
 
 
-def test_stored_activations_are_those_of_the_frozen_part(pixels, network, tmp_path):
-    found = FrozenPart(network.prefix, network.pool, tmp_path / "a").compute(pixels, TRAIN, 2)
+@pytest.fixture
+def frozen(network, tmp_path):
+    """Make a frozen part that stores in a folder."""
+    parts = network.prefix, network.pool
+    return lambda name="a": FrozenPart(parts, parts, tmp_path / name)
+
+
+def test_stored_activations_are_those_of_the_frozen_part(pixels, network, frozen):
+    found = frozen().compute(pixels, TRAIN, HELD_OUT, 2)
     expected = network.prefix.predict(pixels.astype(np.float32), verbose=0)
-    np.testing.assert_allclose(found.plain, expected, rtol=2e-3, atol=1e-3 * expected.max())
-    pooled = network.pool.predict(found.plain.astype(np.float32), verbose=0)
-    np.testing.assert_allclose(found.pooled_plain, pooled, rtol=2e-3, atol=1e-3 * pooled.max())
-    assert [view.shape for view in found.views] == [(len(TRAIN), *expected.shape[1:])] * 2
+    assert found.held_out.dtype == np.float32 and found.views[0].dtype == np.float16
+    np.testing.assert_allclose(found.held_out, expected[HELD_OUT], rtol=1e-5, atol=1e-5)
+    close = {"rtol": 2e-3, "atol": 1e-3 * expected.max()}
+    np.testing.assert_allclose(found.views[0], expected[TRAIN], **close)
+    pooled = network.pool.predict(expected, verbose=0)
+    np.testing.assert_allclose(found.pooled_held_out, pooled[HELD_OUT], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.pooled_views[0], pooled[TRAIN], **close)
+    assert [view.shape for view in found.views] == [(len(TRAIN), *expected.shape[1:])] * 3
     # Every row of a view belongs to its image: on average nearer to it than to others.
-    ours = found.pooled_plain[TRAIN]
-    for view in found.pooled_views:
+    ours = found.pooled_views[0]
+    for view in found.pooled_views[1:]:
         apart = [np.abs(view - np.roll(ours, shift, 0)).mean() for shift in (0, 1, 7)]
         assert apart[0] < 0.9 * min(apart[1:])
 
 
-def test_views_differ_from_each_other_and_are_the_same_next_time(pixels, network, tmp_path):
-    first, again = (
-        FrozenPart(network.prefix, network.pool, tmp_path / name).compute(pixels, TRAIN, 2)
-        for name in "ab"
-    )
-    assert np.abs(first.views[0].astype(np.float32) - first.views[1]).max() > 0
+def test_views_differ_from_each_other_and_are_the_same_next_time(pixels, frozen):
+    first, again = (frozen(name).compute(pixels, TRAIN, HELD_OUT, 2) for name in "ab")
+    assert np.abs(first.views[1].astype(np.float32) - first.views[2]).max() > 0
     for one, other in zip(first.views, again.views, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_what_is_on_disk_is_reused_and_only_missing_views_are_added(pixels, network, tmp_path):
-    first = FrozenPart(network.prefix, network.pool, tmp_path / "a").compute(pixels, TRAIN, 1)
+def test_what_is_on_disk_is_reused_and_only_missing_views_are_added(pixels, frozen, tmp_path):
+    first = frozen().compute(pixels, TRAIN, HELD_OUT, 1)
     assert not first.reused
     stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").iterdir()}
-    more = FrozenPart(network.prefix, network.pool, tmp_path / "a").compute(pixels, TRAIN, 2)
-    assert not more.reused and len(more.views) == 2
+    more = frozen().compute(pixels, TRAIN, HELD_OUT, 2)
+    assert not more.reused and len(more.views) == 3
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
-    last = FrozenPart(network.prefix, network.pool, tmp_path / "a").compute(pixels, TRAIN, 2)
+    last = frozen().compute(pixels, TRAIN, HELD_OUT, 2)
     assert last.reused and last.seconds == pytest.approx(more.seconds)
+    # Other splits of the same images have parts of their own.
+    other = frozen().compute(pixels, HELD_OUT, TRAIN, 2)
+    assert not other.reused and len(other.held_out) == len(TRAIN)
 
 
 def test_the_disk_it_asks_for_is_the_disk_it_takes(pixels, network, tmp_path):
-    frozen = FrozenPart(network.prefix, None, tmp_path / "a")
-    counts = (N, len(TRAIN))
-    wanted = frozen.missing_bytes(counts, 32, 2)
-    frozen.compute(pixels, TRAIN, 2)
+    frozen = FrozenPart((network.prefix, None), (network.prefix, None), tmp_path / "a")
+    wanted = frozen.missing_bytes(TRAIN, HELD_OUT, 32, 2)
+    frozen.compute(pixels, TRAIN, HELD_OUT, 2)
     taken = sum(file.stat().st_size for file in (tmp_path / "a").glob("*.npy"))
-    assert wanted == pytest.approx(taken, rel=0.01)
-    assert frozen.missing_bytes(counts, 32, 2) == 0 < frozen.missing_bytes(counts, 32, 3)
-    assert FrozenPart(None, None, tmp_path / "b").missing_bytes((2, 1), 32, 1) == 3 * 32 * 32 * 3
+    assert wanted == pytest.approx(taken, rel=0.02)
+    assert frozen.missing_bytes(TRAIN, HELD_OUT, 32, 2) == 0
+    assert frozen.missing_bytes(TRAIN, HELD_OUT, 32, 3) > 0
+    raw = FrozenPart((None, None), (None, None), tmp_path / "b")
+    assert raw.missing_bytes(np.arange(2), np.arange(1), 32, 1) == 5 * 32 * 32 * 3
 
 
 def test_without_a_prefix_the_pixels_themselves_are_kept(pixels, tmp_path):
-    found = FrozenPart(None, None, tmp_path / "a").compute(pixels, TRAIN, 1)
-    np.testing.assert_array_equal(found.plain, pixels)
-    assert found.views[0].dtype == np.uint8 and found.pooled_plain is None
-    assert (found.views[0] != pixels[TRAIN]).mean() > 0.3
+    raw = FrozenPart((None, None), (None, None), tmp_path / "a")
+    found = raw.compute(pixels, TRAIN, HELD_OUT, 1)
+    np.testing.assert_array_equal(found.views[0], pixels[TRAIN])
+    np.testing.assert_array_equal(found.held_out, pixels[HELD_OUT])
+    assert found.views[1].dtype == np.uint8 and found.pooled_held_out is None
+    assert (found.views[1] != pixels[TRAIN]).mean() > 0.3
 
 
 def test_values_too_large_for_float16_are_refused_and_nothing_is_left(pixels, tmp_path):
     broken = build_network(BACKBONES["vgg16"], 3, 32)
     broken.prefix.set_weights([w * 100 for w in broken.prefix.get_weights()])
+    parts = broken.prefix, broken.pool
     with pytest.raises(InputError, match="not finite"):
-        FrozenPart(broken.prefix, broken.pool, tmp_path / "a").compute(pixels, TRAIN, 0)
-    assert not list((tmp_path / "a").glob("*.npy"))
+        FrozenPart(parts, parts, tmp_path / "a").compute(pixels, TRAIN, HELD_OUT, 0)
+    assert not list((tmp_path / "a").glob("view*.npy"))
 
 
 def test_augmentation_is_seeded_keeps_the_range_and_changes_with_every_batch(pixels):

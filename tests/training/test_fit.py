@@ -41,13 +41,13 @@ def fit(data, folder, epochs=6, patience=6, stop_after=None, model=None):
     def batches(epoch):
         if stop_after is not None and epoch >= stop_after:
             raise KeyboardInterrupt
-        return Batches([(x, rows), (x + 1, rows)], y, 8, np.random.default_rng([0, epoch]))
+        return Batches([x, x + 1], rows, y, 8, np.random.default_rng([0, epoch]))
 
     model = model or fresh_model()
     history = fit_resumable(
         model,
         batches,
-        Batches([(x, rows)], y, 16),
+        Batches([x], rows, y, 16),
         Phase("test", epochs, 0, 0, patience),
         folder,
     )
@@ -84,7 +84,7 @@ def test_a_step_that_an_epoch_ends_in_goes_on_after_a_kill(data, tmp_path):
 def test_an_epoch_holds_every_image_once_with_its_own_label(data):
     x, y = data
     rows = np.arange(N)
-    batches = Batches([(x, rows), (x + 100, rows)], y, 7, np.random.default_rng(3))
+    batches = Batches([x, x + 100], rows, y, 7, np.random.default_rng(3))
     drawn = [batches[i] for i in range(len(batches))]
     values = np.concatenate([part for part, _ in drawn])
     targets = np.concatenate([part for _, part in drawn])
@@ -101,10 +101,10 @@ def test_epochs_differ_and_evaluation_keeps_the_order(data):
     x, y = data
     rows = np.arange(10, 20)
     first, second = (
-        Batches([(x, rows)], y[rows], 4, np.random.default_rng([0, epoch])) for epoch in (0, 1)
+        Batches([x], rows, y[rows], 4, np.random.default_rng([0, epoch])) for epoch in (0, 1)
     )
     assert (first.order != second.order).any()
-    plain = Batches([(x, rows)], y[rows], 4)
+    plain = Batches([x], rows, y[rows], 4)
     np.testing.assert_array_equal(
         np.concatenate([plain[i][0] for i in range(len(plain))]), x[rows].astype(np.float32)
     )
@@ -115,19 +115,19 @@ def test_mixup_blends_images_and_labels_in_the_same_proportion(data):
     rows, targets = np.arange(N), np.eye(2, dtype=np.float32)[y]
     # One value per image that its label is a function of: the blend must keep that.
     x = np.repeat(targets[:, 1:] * 10, WIDTH, axis=1)
-    batches = Batches([(x, rows)], targets, 7, np.random.default_rng(3), mixup=0.4)
+    batches = Batches([x], rows, targets, 7, np.random.default_rng(3), mixup=0.4)
     drawn = list(batches)
     values, blended = (np.concatenate(part) for part in zip(*drawn, strict=True))
     np.testing.assert_allclose(values[:, 0], 10 * blended[:, 1], rtol=1e-5)
     np.testing.assert_allclose(blended.sum(1), 1, rtol=1e-5)
     assert ((blended > 0.01) & (blended < 0.99)).any()
-    again = Batches([(x, rows)], targets, 7, np.random.default_rng(3), mixup=0.4)
+    again = Batches([x], rows, targets, 7, np.random.default_rng(3), mixup=0.4)
     np.testing.assert_array_equal(again[2][0], drawn[2][0])
 
 
 def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
     x, y = data
-    validation = Batches([(x, np.arange(N))], y, 16)
+    validation = Batches([x], np.arange(N), y, 16)
     model = fresh_model()
     start, towards = [np.zeros_like(w) for w in model.get_weights()], np.zeros((WIDTH, 2))
     towards[0] = [-1, 1]  # the label is the sign of the first value

@@ -1,0 +1,427 @@
+"""Finished runs as tables that anyone reads in a second, without images, weights or Keras.
+
+A study is a folder:
+
+    runs.csv           a row per run: what was trained, on what, scores, seconds, provenance
+    history.csv        a row per run, stage and epoch
+    images.csv         a row per validation and test image: its set, split, path and label, and
+                       whether it, or a near duplicate, is also in another split
+    probabilities.npz  RUN/STAGE/SPLIT: float16 (n, classes), rows as in images.csv, and
+                       RUN/STAGE/predicted: the predicted class of every test image. Of ablations
+                       the latter alone. Scores were computed before rounding.
+
+`data/results` holds the committed studies, `data/runs` what this machine has finished: one study of
+one row per run, with its network beside it:
+
+    model.keras, model.keras.sha256   the whole network, raw RGB in, and its hash
+    probe.npz                         the linear probe: kernel and bias of its softmax layer
+    preprocess.py, config.json, classes.json   for those who use the network without this package
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from csv import QUOTE_NONNUMERIC
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from fruitveg_tl.config import PATHS, STAGES, RunConfig
+from fruitveg_tl.models.backbones import BACKBONES, MAKESHIFT, RANDOM
+from fruitveg_tl.utils.errors import InputError, first_line, printable
+from fruitveg_tl.utils.progress import note
+from fruitveg_tl.utils.storage import new_file, sha256_file
+
+if TYPE_CHECKING:
+    import keras
+
+MODEL, MODEL_HASH, PROBE_HEAD = "model.keras", "model.keras.sha256", "probe.npz"
+METRICS = (
+    "accuracy", "loss", "precision_macro", "recall_macro", "f1_macro", "top5_accuracy",
+    "precision_weighted", "recall_weighted", "f1_weighted",
+)  # fmt: skip
+
+# Columns that stay text also where they look like numbers: names, and hashes such as 12e4.
+TEXT = ("run", "images", "content", "changes", "identity", "weights sha256", "commit")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The tables of one study, read when they are asked for.
+
+    Attributes:
+        folder: where they are.
+        runs: `runs.csv`, indexed by the run's name.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """A row per run, stage and epoch."""
+        return pd.read_csv(self.folder / "history.csv", dtype={"run": str})
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """A row per validation and test image."""
+        # Labels and paths are text, also where they look like numbers or like nothing.
+        return pd.read_csv(self.folder / "images.csv", dtype=str, keep_default_na=False)
+
+    @cached_property
+    def probabilities(self) -> Mapping[str, np.ndarray]:
+        """The arrays of `probabilities.npz`, each read when it is asked for."""
+        return np.load(self.folder / "probabilities.npz", allow_pickle=False)
+
+    def __iter__(self) -> Iterator["Run"]:
+        return (Run(self, name) for name in self.runs.index)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: a row of a study, and what the other tables say of it.
+
+    Attributes:
+        study: that holds it.
+        name: of the row.
+    """
+
+    study: Study
+    name: str
+
+    @cached_property
+    def row(self) -> pd.Series:
+        """The row of `runs.csv`."""
+        return self.study.runs.loc[self.name]
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder, where the network is, if this machine has it."""
+        return self.study.folder
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """How it was trained."""
+        return RunConfig(**json.loads(self.row["settings"]))
+
+    @property
+    def backbone_name(self) -> str:
+        """The backbone's name as tables say it, e.g. "ResNet50"."""
+        return BACKBONES[self.row["backbone"]].name
+
+    @property
+    def weights(self) -> str:
+        """What training started from, as tables say it."""
+        return self.row["weights"]
+
+    @property
+    def label(self) -> str:
+        """The backbone's name, and what it started from where that is makeshift."""
+        makeshift = f", {self.weights}" if self.weights in MAKESHIFT else ""
+        return self.backbone_name + makeshift
+
+    @cached_property
+    def stages(self) -> tuple[str, ...]:
+        """The stages it has, in the order of training."""
+        return tuple(s for s in STAGES if pd.notna(self.row.get(f"{s} accuracy")))
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """For each stage, what `metrics.evaluate` gave on the test split."""
+        return {s: {name: float(self.row[f"{s} {name}"]) for name in METRICS} for s in self.stages}
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of the frozen part and of every stage."""
+        return {part: float(self.row[f"{part} seconds"]) for part in ("frozen", *self.stages)}
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of the frozen part and of all stages together."""
+        return sum(self.seconds.values())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of training, validation and test images."""
+        return {split: int(self.row[f"{split} images"]) for split in ("train", "val", "test")}
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row per stage and epoch."""
+        history = self.study.history
+        return history[history["run"] == self.name].drop(columns="run").reset_index(drop=True)
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        """Path and label of every test image, and whether it is "leaked"."""
+        return self._images("test")
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """All labels, sorted: the columns of the probabilities."""
+        return sorted(set(self.test["label"]))
+
+    @property
+    def committed(self) -> bool:
+        """Whether it belongs to a committed study."""
+        return self.folder.parent == PATHS.results
+
+    @property
+    def leaked(self) -> np.ndarray:
+        """Whether each test image, or a near duplicate, is also in another split, shape (n,)."""
+        return (self.test["leaked"] == "True").to_numpy()
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """Class index of every test image, shape (n,)."""
+        return np.searchsorted(np.array(self.classes), self.test["label"].to_numpy(str))
+
+    @cached_property
+    def predicted(self) -> dict[str, np.ndarray]:
+        """Per stage, the class index predicted for every test image, shape (n,)."""
+        return {s: self._array(s, "predicted").astype(int) for s in self.stages}
+
+    @cached_property
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """Per stage, the probabilities for the test split, shape (n, classes).
+
+        Raises:
+            KeyError: for an ablation of a committed study, of which none are kept.
+        """
+        return {s: self._array(s, "test").astype(np.float32) for s in self.stages}
+
+    @cached_property
+    def val_targets(self) -> np.ndarray:
+        """Class index of every validation image, shape (n,)."""
+        labels = self._images("val")["label"].to_numpy(str)
+        return np.searchsorted(np.array(self.classes), labels)
+
+    def validation(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the validation split's class indices (n,) and probabilities (n, classes)."""
+        return self.val_targets, self._array(stage, "val").astype(np.float32)
+
+    def load_model(self) -> "keras.Model":
+        """Load the whole network: raw RGB (n, size, size, 3) in 0..255 to probabilities.
+
+        Raises:
+            InputError: if it is missing, not the one this run has saved, or holds code (Keras'
+                safe mode; see the advisory to CVE-2025-1550).
+        """
+        from fruitveg_tl.utils.backend import keras
+
+        file, record = self.folder / MODEL, self.folder / MODEL_HASH
+        again = f"train it again with «{self.row['command']} --force»"
+        if not file.is_file():
+            raise InputError(f"{file}: no such file (networks are not kept in Git); {again}")
+        if not record.is_file() or record.read_text().split()[:1] != [sha256_file(file)]:
+            raise InputError(f"{file}: not the network whose hash {MODEL_HASH} records; {again}")
+        try:
+            return keras.saving.load_model(file, compile=False, safe_mode=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # Keras raises many kinds for what it refuses or cannot read
+            if "OOM" in str(error):  # TensorFlow's
+                raise MemoryError from None
+            raise InputError(f"{file}: refused ({first_line(error)}); {again}") from None
+
+    def _images(self, split: str) -> pd.DataFrame:
+        images = self.study.images
+        own = (images["images"] == self.row["images"]) & (images["split"] == split)
+        return images.loc[own, ["path", "label", "leaked"]].reset_index(drop=True)
+
+    def _array(self, stage: str, what: str) -> np.ndarray:
+        return self.study.probabilities[f"{self.name}/{slug(stage)}/{what}"]
+
+
+def load_study(name: str) -> Study:
+    """Read a study: `load_study("grocery-coarse").runs` is a table of its runs.
+
+    Args:
+        name: of a folder below `data/results`, or below `data/runs`.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for place in (PATHS.results, PATHS.runs):
+        if (place / name / "runs.csv").is_file():
+            return read_study(place / name)
+    known = ", ".join(sorted(file.parent.name for file in PATHS.results.glob("*/runs.csv")))
+    raise InputError(f"no study {name!r} below {PATHS.results}; there are {known or 'none'}")
+
+
+def read_study(folder: Path) -> Study:
+    """Read the study in a folder, once for as long as its table stays the same.
+
+    Raises:
+        InputError: if its files are damaged or of another version.
+    """
+    file = folder / "runs.csv"
+    return _read_study(folder, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@cache
+def _read_study(folder: Path, changed: int) -> Study:
+    try:
+        runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(TEXT, str)).set_index("run")
+        for settings in runs["settings"]:
+            RunConfig(**json.loads(settings))
+        if not {"backbone", "images", "weights", "command"} <= set(runs):
+            raise ValueError("columns are missing")
+    except (OSError, ValueError, LookupError, TypeError, InputError) as error:
+        raise InputError(
+            f"{printable(folder)}: not a study of this version ({type(error).__name__}: "
+            f"{first_line(error)}); remove it"
+        ) from None
+    return Study(folder, runs)
+
+
+def own_runs() -> list[Run]:
+    """Return the runs that this machine has finished, each once; note what cannot be read."""
+    found: dict[str, Run] = {}
+    folders = [file.parent for file in PATHS.runs.glob("*/runs.csv")]
+    for folder in sorted(folders, key=lambda x: (len(x.name), x.name)):
+        try:
+            for run in read_study(folder):
+                # Of a copy, the seconds are the same too.
+                first = found.setdefault(run.row.to_json(), run)
+                if first.folder != folder:
+                    place = printable(first.folder)
+                    note(f"WARNING: {printable(folder)}: a copy of {place}, not counted")
+        except InputError as error:
+            note(f"WARNING: {error}")
+    return list(found.values())
+
+
+def committed_runs() -> list[Run]:
+    """Return the runs of all committed studies."""
+    folders = sorted(file.parent for file in PATHS.results.glob("*/runs.csv"))
+    return [run for folder in folders for run in read_study(folder)]
+
+
+def find(identity: str) -> Run | None:
+    """Return the finished run of this machine with this identity, or else the committed one."""
+    for file in sorted(PATHS.runs.glob(f"*-{identity}/runs.csv")):
+        return next(iter(read_study(file.parent)))
+    return next((run for run in committed_runs() if run.row["identity"] == identity), None)
+
+
+def matching(
+    runs: Iterable[Run], config: RunConfig, random: bool, labels: int | None = None
+) -> dict[int, Run]:
+    """Return by seed the runs that were trained as asked, whatever machine they come from.
+
+    Args:
+        runs: to choose from, on the same images.
+        config: with the backbone's own settings filled in; its seed does not count.
+        random: whether from random weights.
+        labels: number of training images per class; None for all.
+    """
+    wanted = {**config.to_dict(), "seed": None}
+    return {
+        int(run.row["seed"]): run
+        for run in runs
+        if (run.weights == RANDOM) == random
+        and np.nan_to_num(float(run.row["images per class"])) == (labels or 0)
+        and {**json.loads(run.row["settings"]), "seed": None} == wanted
+    }
+
+
+def to_publish() -> dict[str, list[Run]]:
+    """Return, by the name of a committed study, the runs of this machine on the same images."""
+    contents = {run.row["content"]: run.folder.name for run in committed_runs()}
+    found: dict[str, list[Run]] = {}
+    for run in own_runs():
+        if name := contents.get(run.row["content"]):
+            found.setdefault(name, []).append(run)
+    return found
+
+
+def publish(name: str, runs: Iterable[Run]) -> None:
+    """Put runs of this machine into a committed study; each replaces one that was trained alike.
+
+    Args:
+        name: of the study.
+        runs: on images that it has.
+    """
+    study = load_study(name)
+    table, history, arrays = study.runs, study.history, dict(study.probabilities)
+    for run in runs:
+        alike = [old for old in study if old.row["content"] == run.row["content"]]
+        images, labels = alike[0].row["images"], run.row["images per class"]
+        labels = None if pd.isna(labels) else labels
+        old = matching(alike, run.config, run.weights == RANDOM, labels).get(run.row["seed"])
+        gone = {run.name, old.name} if old else {run.name}
+        table, history = table.drop(gone, errors="ignore"), history[~history["run"].isin(gone)]
+        arrays = {key: array for key, array in arrays.items() if key.split("/")[0] not in gone}
+        table = pd.concat([table, run.row.to_frame().T.assign(images=images)])
+        history = pd.concat([history, run.history.assign(run=run.name)])
+        for stage in run.stages:
+            for what in ("predicted", "test", "val"):
+                if what == "predicted" or not (run.row["changes"] or run.weights == RANDOM):
+                    split = "val" if what == "val" else "test"
+                    mine, theirs = (x._images(split)["path"] for x in (run, alike[0]))
+                    places = pd.Index(mine).get_indexer(theirs)
+                    key = f"{run.name}/{slug(stage)}/{what}"
+                    arrays[key] = run.study.probabilities[key][places]
+    table = table.rename_axis("run").reset_index()
+    save_tables(study.folder, table, history, study.images, arrays)
+
+
+def save_tables(
+    folder: Path,
+    runs: pd.DataFrame,
+    history: pd.DataFrame,
+    images: pd.DataFrame,
+    probabilities: Mapping[str, np.ndarray],
+) -> None:
+    """Write the four files of a study into a folder."""
+    tables = {"runs": runs, "history": history, "images": images}
+    for name, table in tables.items():
+        with new_file(folder / f"{name}.csv") as temporary:
+            # In quotes a name may hold a line break, of either kind.
+            table.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+    with new_file(folder / "probabilities.npz") as temporary:
+        np.savez_compressed(temporary, **probabilities)
+
+
+def slug(stage: str) -> str:
+    """Return a stage's name as it stands in file names, e.g. "linear-probe"."""
+    return stage.replace(" ", "-")
+
+
+def by_stage(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return one row per run and stage, for tables.
+
+    Returns:
+        dataset (name), content (SHA-256 of the images and labels), model, stage, weights (source),
+        size in pixels, seed, run, every metric, parameters (trained in that stage), seconds (of
+        training up to that stage's end, the frozen part included), ablation (those in use, in
+        words; mostly none), settings (as JSON, without the seed).
+    """
+    rows = []
+    for run in runs:
+        settings, spent = run.config.to_dict(), run.seconds["frozen"]
+        seed = settings.pop("seed")
+        for stage in run.stages:
+            spent += run.seconds[stage]
+            rows.append(
+                {
+                    "dataset": run.row["images"],
+                    "content": run.row["content"],
+                    "model": run.backbone_name,
+                    "stage": stage,
+                    "weights": run.weights,
+                    "size": settings["size"],
+                    "seed": seed,
+                    "parameters": run.row[f"{stage} parameters"],
+                    "seconds": spent,
+                    "run": run.name,
+                    "ablation": run.row["changes"] if pd.notna(run.row["changes"]) else "",
+                    "settings": json.dumps(settings),
+                }
+                | run.scores[stage]
+            )
+    return pd.DataFrame(rows)
