@@ -265,7 +265,10 @@ def read_study(folder: Path) -> Study:
 @cache
 def _read_study(folder: Path, changed: int) -> Study:
     try:
-        runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(TEXT, str)).set_index("run")
+        runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(TEXT, str))
+        texts = runs.columns.intersection(TEXT)
+        runs[texts] = runs[texts].fillna("")
+        runs = runs.set_index("run")
         for settings in runs["settings"]:
             RunConfig(**json.loads(settings))
         if not {"backbone", "images", "weights", "command"} <= set(runs):
@@ -419,7 +422,7 @@ def by_stage(runs: Iterable[Run]) -> pd.DataFrame:
                     "parameters": run.row[f"{stage} parameters"],
                     "seconds": spent,
                     "run": run.name,
-                    "ablation": run.row["changes"] if pd.notna(run.row["changes"]) else "",
+                    "ablation": run.row["changes"],
                     "settings": json.dumps(settings),
                 }
                 | run.scores[stage]
