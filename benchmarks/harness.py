@@ -103,6 +103,16 @@ def _private_memory(pid: int) -> float:
     return total / 2**20
 
 
+def train(root: str, backbone: str, **settings):
+    """Train on a folder of images, from Keras' own order of weights; return the finished run."""
+    from fruitveg_tl import run
+    from fruitveg_tl.config import RunConfig, Selection
+    from fruitveg_tl.data import registry
+
+    (job,) = run.jobs(registry.load(root), Selection(root), [RunConfig(backbone, **settings)])
+    return run.train(*job)
+
+
 def link_images(root: Path, images: Iterable[tuple[str, str, Path]]) -> None:
     """Fill `root` with links, `<split>/<class>/<number>`, for (split, class, file) each."""
     for number, (split, label, file) in enumerate(images):

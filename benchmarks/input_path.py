@@ -20,7 +20,7 @@ from harness import DATASET, link_images, measure, save, span, start
 from PIL import Image, ImageOps
 
 from fruitveg_tl.data import images, registry
-from fruitveg_tl.data.dataset import Dataset
+from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.training.fit import Batches
 
 SIZE, BATCH, COUNT, ROUNDS = 224, 32, 800, 15
@@ -83,7 +83,7 @@ def main() -> None:
     save(Path(__file__).stem, measure(race)["found"])
 
 
-def _readers(folder: Path, dataset: Dataset, paths: list[Path]) -> dict:
+def _readers(folder: Path, dataset: Images, paths: list[Path]) -> dict:
     pixels = images.pixel_array(paths, SIZE, folder / "pixels.npy")
     rows, labels = (
         np.arange(len(paths)),
@@ -96,7 +96,7 @@ def _readers(folder: Path, dataset: Dataset, paths: list[Path]) -> dict:
     )
 
     def arrays() -> Iterator:
-        return iter(Batches([(pixels, rows)], labels, BATCH, np.random.default_rng(0)))
+        return iter(Batches([pixels], rows, labels, BATCH, np.random.default_rng(0)))
 
     def read(batches: Callable[[], Iterator]) -> None:
         for _ in batches():

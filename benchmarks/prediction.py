@@ -11,28 +11,25 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-from harness import DATASET, link_images, measure, save, span, start
+from harness import DATASET, link_images, measure, save, span, start, train
 
 SIZE, IMAGES, ROUNDS = 224, 1000, 40
 
 
-def train(root: str, backbone: str) -> str:
+def shortest(root: str, backbone: str) -> str:
     """Train as short as can be; return the run's folder."""
-    from fruitveg_tl.config import RunConfig
-    from fruitveg_tl.run import train_and_evaluate
-
-    config = RunConfig(root, backbone, size=SIZE, views=0, probe_epochs=1, finetune_epochs=1)
-    return str(train_and_evaluate(config))
+    settings = {"size": SIZE, "views": 0, "probe_epochs": 1, "finetune_epochs": 1}
+    return str(train(root, backbone, **settings).folder)
 
 
 def latency(run: str) -> list[float]:
     """Return the milliseconds that each of some images takes, one at a time."""
     import numpy as np
 
-    from fruitveg_tl import results
+    from fruitveg_tl.predict import choose_run
     from fruitveg_tl.training.inference import Inference
 
-    network = Inference(results.load(run).load_model())
+    network = Inference(choose_run(run).load_model())
     image = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3)).astype(np.uint8)
     milliseconds = []
     for _ in range(ROUNDS + 5):
@@ -44,11 +41,10 @@ def latency(run: str) -> list[float]:
 
 def classify(root: str, run: str) -> float:
     """Return the seconds that `predict` takes for all images of a folder."""
-    from fruitveg_tl import results
-    from fruitveg_tl.predict import predict
+    from fruitveg_tl.predict import choose_run, predict
 
     begin = time.perf_counter()
-    count = sum(1 for _ in predict(sorted(Path(root).glob("*.jpg")), results.load(run)))
+    count = sum(1 for _ in predict(sorted(Path(root).glob("*.jpg")), choose_run(run)))
     assert count == IMAGES
     return time.perf_counter() - begin
 
@@ -74,7 +70,7 @@ def main() -> None:
         )
         _small_copies(many, islice(cycle(files), IMAGES))
         for backbone in BACKBONES:
-            run = measure(train, str(few), backbone, home=str(home))["found"]
+            run = measure(shortest, str(few), backbone, home=str(home))["found"]
             for engine in ("keras", "openvino"):
                 setting = {"home": str(home), "FRUITVEG_ENGINE": engine}
                 one = measure(latency, run, **setting)["found"]
@@ -105,4 +101,4 @@ def _small_copies(folder: Path, files) -> None:
 
 
 if __name__ == "__main__":
-    start(main, train, latency, classify)
+    start(main, shortest, latency, classify)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from harness import save
 
-from fruitveg_tl import results
+from fruitveg_tl import studies
 from fruitveg_tl.data import registry
 from fruitveg_tl.evaluation import baselines, metrics
 from fruitveg_tl.utils.errors import InputError
@@ -21,7 +21,7 @@ def main() -> None:
             "Accuracy": metrics.evaluate(dataset.targets[dataset.rows("test")], colour)["accuracy"],
         },
     ]
-    runs = results.read()
+    runs = studies.by_stage(studies.own_runs())
     if not len(runs) or "synthetic" not in set(runs["dataset"]):
         raise InputError("no finished run on the synthetic set; make them first: make run")
     for _, run in runs[runs["dataset"] == "synthetic"].iterrows():

@@ -33,8 +33,7 @@ def waiting(backbone: str) -> dict[str, str]:
             views.append(new_array(Path(folder) / f"{view}.npy", np.float16, shape))
             views[-1][:] = rng.random(shape, np.float32)
         labels = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=count)]
-        pairs = [(view, np.arange(count)) for view in views]
-        batches = Batches(pairs, labels, BATCH, rng, RunConfig.mixup)
+        batches = Batches(views, np.arange(count), labels, BATCH, rng, RunConfig.mixup)
         for index in range(len(batches)):
             begin = time.perf_counter()
             batch = batches[index]

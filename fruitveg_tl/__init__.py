@@ -9,7 +9,7 @@ The notebooks tell the story; this package holds the logic. A tour in reading or
     training/   the frozen part, computed once; the training of the rest
     inputs      what one run starts from
     run         one run from images to results, top to bottom
-    results     finished runs on disk
+    studies     finished runs as tables, read without Keras
     evaluation/ numbers out: metrics, significance, calibration, Grad-CAM, findings
     reporting/  what a reader sees: tables, figures, notebooks, the report
     predict, export, grid   a saved network on new images, or elsewhere; many runs at a time

@@ -12,7 +12,6 @@ Started again, it goes on: every training is a row of the backbone's table at on
 """
 
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -52,7 +51,7 @@ CANDIDATES = {
 }
 KEY = ["boundary", "finetune_rate", "weight_decay", "fold"]
 RECIPE = {"crop": 0.875, "views": 1, "logit_adjustment": 0.5, "finetune_epochs": 6}
-RECIPE |= {"keep_lowest_loss": True}  # as these logs were made: see kept.py
+RECIPE |= {"keep_lowest_loss": True}  # as these logs were made: see README.md
 
 
 def splits() -> pd.DataFrame:
@@ -116,14 +115,14 @@ def lay(folder: Path, files: pd.Series, labels: pd.Series, split: pd.Series) -> 
 
 def train(folder: Path, backbone: str, candidate: tuple, fold: int) -> dict:
     """Train one candidate on one fold; return its row of the log."""
-    from fruitveg_tl import results
-    from fruitveg_tl.config import FINETUNED, PROBE, RunConfig
-    from fruitveg_tl.run import train_and_evaluate
+    from fruitveg_tl import run as running
+    from fruitveg_tl.config import FINETUNED, PROBE, RunConfig, Selection
+    from fruitveg_tl.data import registry
     from fruitveg_tl.utils import runtime
+    from fruitveg_tl.utils.storage import remove
 
     boundary, rate, decay = candidate
     config = RunConfig(
-        str(folder),
         backbone,
         boundary=boundary,
         finetune_rate=rate,
@@ -132,18 +131,19 @@ def train(folder: Path, backbone: str, candidate: tuple, fold: int) -> dict:
         **RECIPE,
     )
     begin = time.perf_counter()
-    run = results.load(train_and_evaluate(config))
+    images = registry.load(str(folder))
+    (job,) = running.jobs(images, Selection(str(folder)), [config])
+    run = running.train(*job)
     scores = {
         f"{name} {metric}": round(run.scores[stage][key], 4)
         for name, stage in (("probe", PROBE), ("fine-tuned", FINETUNED))
         for metric, key in (("accuracy", "accuracy"), ("loss", "loss"), ("F1", "f1_macro"))
     }
-    shutil.rmtree(run.folder)
+    remove(run.folder)
     return (
         dict(zip(KEY, (*candidate, fold), strict=True))
         | scores
         | {
-            "alpha": run.provenance["interpolation"]["alpha"],
             "weights": run.weights,
             "seconds": round(time.perf_counter() - begin),
             "commit": runtime.commit()[:9],

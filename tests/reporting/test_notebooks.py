@@ -85,7 +85,7 @@ def test_prose_has_no_typed_results():
 
 
 def test_model_notebooks_differ_in_their_backbone_alone():
-    names = re.compile(r"VGG16|ResNet50|MobileNetV2|vgg16|resnet50|mobilenetv2")
+    names = re.compile(r"(0\d_)?(VGG16|ResNet50|MobileNetV2|vgg16|resnet50|mobilenetv2)")
     sources = [
         [names.sub("X", cell.source) for cell in nbformat.read(file, 4).cells] for file in MODELS
     ]

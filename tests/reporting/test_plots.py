@@ -19,7 +19,7 @@ def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, m
         assert sorted(shown) == ["apple", "kiwi", "pear"]
         files.append(style.save_figure(figure, name).read_bytes())
     assert files[0] == files[1]
-    with Image.open(PATHS.figures / "one.jpg") as image:
+    with Image.open(PATHS.runs / "figures" / "one.jpg") as image:
         assert image.format == "JPEG" and image.width < 2000
 
 
