@@ -56,8 +56,9 @@ def _cell(notebook: str, tag: str) -> str:
     outputs = tagged_outputs(nbformat.read(file, 4), tag)
     if outputs is None:
         raise InputError(f"{file}: no cell has the tag {tag}")
-    shown = (data["text/markdown"].strip() for data in outputs if "text/markdown" in data)
-    return "\n\n".join(shown)
+    shown = [data["text/markdown"].strip() for data in outputs if "text/markdown" in data]
+    # A quotation says why the cell shows what it showed before, see `notebook.show_committed`.
+    return "\n\n".join(text for text in shown if not text.startswith("> "))
 
 
 def _finished(runs: pd.DataFrame, content: str) -> str:
