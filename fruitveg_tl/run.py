@@ -317,7 +317,7 @@ def _row(state: _State, difference: float) -> dict:
     environment = runtime.environment()
     row = {
         "images": images.name,
-        "content": images.digest,
+        "content": images.content,
         "backbone": inputs.config.backbone,
         "seed": inputs.config.seed,
         "changes": ablations_in_words(asked | inputs.config.to_dict(), images.recipe),

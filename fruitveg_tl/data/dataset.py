@@ -49,9 +49,16 @@ class Images:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over content, label and split of the images in use; free of paths and order."""
-        used = self.index.loc[self.index["split"] != UNUSED, ["split", "label", "sha256"]]
-        lines = sorted("\t".join(row) for row in used.itertuples(index=False))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return _digest(self.index)
+
+    @cached_property
+    def content(self) -> str:
+        """The digest of the set with all its training images, where this is a subsample."""
+        if self.viewed is None:
+            return self.digest
+        split = self.index["split"].to_numpy(str).copy()
+        split[self.viewed] = "train"
+        return _digest(self.index.assign(split=split))
 
     @cached_property
     def order(self) -> str:
@@ -118,6 +125,12 @@ class Images:
         """Decode (once) and map all images: uint8 (n, size, size, 3) in index order."""
         paths = [self.root / path for path in self.index["path"]]
         return pixel_array(paths, size, self.pixels_file(size, crop), crop)
+
+
+def _digest(index: pd.DataFrame) -> str:
+    used = index.loc[index["split"] != UNUSED, ["split", "label", "sha256"]]
+    lines = sorted("\t".join(row) for row in used.itertuples(index=False))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) -> Images:

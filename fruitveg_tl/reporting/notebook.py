@@ -97,8 +97,14 @@ class Experiment:
 
     @cached_property
     def committed(self) -> list[Run]:
-        """The runs of the committed studies on these images."""
-        return self.committed_as(self.title)
+        """The runs of the committed studies on these images.
+
+        A folder of a user's may bear the name of a study's images: its content is compared.
+        """
+        known = self.committed_as(self.title)
+        if not known or self.name in registry.DATASETS or not registry.on_disk(self.name):
+            return known
+        return [run for run in known if run.row["content"] == self.images.digest]
 
     def run(self, backbone: str, images: Images | str | None = None, **changes) -> list[Run]:
         """Return the finished runs, one per seed.
@@ -113,10 +119,13 @@ class Experiment:
         """
         which, how = divided(self.settings | changes)
         asked = replace(self, settings=self.settings | changes) if "resplit" in changes else self
-        title = images.name if isinstance(images, Images) else images or asked.title
         wanted = with_defaults(RunConfig(backbone, **how))
         random = wanted.strategy == "scratch" or which.get("weights") == "random"
-        known = self.committed_as(title)
+        if isinstance(images, Images):
+            known = self.committed_as(images.name)
+            known = [run for run in known if run.row["content"] == images.digest]
+        else:
+            known = self.committed_as(images) if images else asked.committed
         labels = which.get("train_images_per_class")
         committed = studies.matching(known, wanted, random, labels)
         if set(self.seeds) <= committed.keys():

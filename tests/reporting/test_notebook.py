@@ -1,6 +1,7 @@
 import shutil
 from base64 import b64encode
 from dataclasses import replace
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -70,6 +71,15 @@ def test_a_committed_study_is_read_whatever_this_machine_has(
     (run,) = experiment.run("vgg16")
     assert run.committed and experiment.classes == ["apple", "banana", "cherry"]
     assert experiment.origin.loc["runs"].item().startswith("committed")
+
+
+def test_a_folder_that_bears_a_studys_name_is_not_taken_for_it(finished, quick, experiment):
+    shutil.copytree(finished, PATHS.results / "images")
+    assert experiment.committed
+    image = Path(quick.images) / "test" / "apple" / "0.jpg"
+    image.write_bytes((image.parent / "1.jpg").read_bytes())
+    other = replace(experiment)
+    assert not other.committed and not other.run("vgg16")[0].committed
 
 
 def test_what_this_machine_computed_replaces_the_committed_where_it_has_all_seeds(
