@@ -1,10 +1,9 @@
 """The study's figures, all from stored test probabilities, by scikit-learn and SciPy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
@@ -120,36 +119,6 @@ def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
     correct = np.bincount(targets[targets == predicted], minlength=classes)
     either = np.bincount(targets, minlength=classes) + np.bincount(predicted, minlength=classes)
     return float((2 * correct[either > 0] / either[either > 0]).mean())
-
-
-def bootstrap_interval(
-    targets: np.ndarray,
-    probabilities: np.ndarray,
-    score: Callable[[np.ndarray, np.ndarray], float] = accuracy,
-    resamples: int = 1000,
-) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval of a score over the test images.
-
-    It says how far the score depends on which images happen to be in the test split, not on
-    the seed of training. Percentile bootstrap (Efron 1979) by SciPy, seeded.
-
-    Args:
-        targets: true class indices, shape (n,).
-        probabilities: shape (n, classes), see `evaluate`.
-        score: from true and predicted class indices to a number.
-        resamples: how many times the images are drawn anew.
-    """
-    targets, probabilities = _checked(targets, probabilities)
-    predicted = probabilities.argmax(1)
-    interval = stats.bootstrap(
-        (np.arange(len(targets)),),
-        lambda rows: score(targets[rows], predicted[rows]),
-        n_resamples=resamples,
-        vectorized=False,
-        method="percentile",
-        rng=0,
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def sum_by_group(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -7,7 +7,6 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from fruitveg_tl.evaluation.metrics import (
     accuracy,
-    bootstrap_interval,
     classification_report,
     confused_pairs,
     confusion,
@@ -99,22 +98,6 @@ def test_confused_pairs_come_most_frequent_first():
         ["a", "c", 1],
     ]
     assert pairs["fraction"].tolist() == [3 / 4, 1 / 6]
-
-
-def test_bootstrap_interval_holds_the_score_and_narrows_with_more_images():
-    rng = np.random.default_rng(0)
-    widths = []
-    for n in (50, 800):
-        targets = rng.integers(0, 3, n)
-        right = rng.random(n) < 0.8
-        probabilities = np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
-        low, high = bootstrap_interval(targets, probabilities)
-        assert low < right.mean() < high
-        assert (low, high) == bootstrap_interval(targets, probabilities)
-        widths.append(high - low)
-    # Binomial: ± 1.96 √(0.8 · 0.2 / n).
-    assert widths[1] == pytest.approx(2 * 1.96 * np.sqrt(0.16 / 800), rel=0.15)
-    assert widths[0] > 2 * widths[1]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 9))
