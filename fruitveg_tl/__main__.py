@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 
 STOPPED = "stopped; the same command goes on with the steps that are left\n"
 
@@ -30,7 +31,8 @@ if __name__ == "__main__":
     from fruitveg_tl.cli import main
 
     code = main()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    with suppress(OSError):  # `main` has told
+        sys.stdout.flush()
+        sys.stderr.flush()
     # After a failure, threads of the libraries may abort a process that ends in an orderly way.
     os._exit(code)

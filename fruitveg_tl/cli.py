@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config.refuse_unknown_variables()
         _commands()[options.command](options)
+        sys.stdout.flush()
     except InputError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -196,6 +197,8 @@ def _predict(options: argparse.Namespace) -> None:
             print(f"{printable(path)}: {best}", file=shown)
     except InputError as error:
         problems.append(str(error))
+    if not answers:
+        raise InputError("\n".join(problems))
     if options.csv:
         predictions.write_csv(options.csv, answers)
     if options.json:

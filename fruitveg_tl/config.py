@@ -135,10 +135,6 @@ class RunConfig(_Checked):
         False, bool, "divide by 255 for the backbone's own preprocessing: a common mistake",
         ablation=True,
     )  # fmt: skip
-    divide_by_255: bool = _setting(
-        False, bool, "divide by 255 for the backbone's own preprocessing: a common mistake",
-        ablation=True,
-    )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for JSON, ablations where they are in use."""

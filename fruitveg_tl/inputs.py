@@ -118,13 +118,17 @@ def use_batch_norm_statistics(inputs: Inputs, pixels: np.ndarray, networks: set[
     """
     if inputs.source.source != RANDOM:
         return
-    train = inputs.images.rows("train")
-    some = train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]
+    some = _seen_by_statistics(inputs)
     values = weights.estimate_batch_norm_statistics(
         inputs.backbone, inputs.source.values, pixels[some]
     )
     for network in networks:
         network.body.set_weights(values)
+
+
+def _seen_by_statistics(inputs: Inputs) -> np.ndarray:
+    train = inputs.viewed  # few labels or all: the same statistics, and so the same frozen part
+    return train[:: min(STATISTICS_EVERY, 1 + len(train) // STATISTICS_LEAST)]
 
 
 def frozen_part(inputs: Inputs, network: Network, fast: Network) -> FrozenPart:
@@ -140,7 +144,10 @@ def frozen_part(inputs: Inputs, network: Network, fast: Network) -> FrozenPart:
     if inputs.transfer:
         part = f"{backbone.key} to {backbone.boundary}" + ("/255" if config.divide_by_255 else "")
         computed = f"{inputs.engine} {inputs.frozen_precision}"
-        key = activations_key(decoded, part, inputs.source.digest, computed)
+        start = inputs.source.digest
+        if inputs.source.source == RANDOM:
+            start += sha256_json(_seen_by_statistics(inputs).tolist())
+        key = activations_key(decoded, part, start, computed)
     else:
         key = activations_key(decoded, "pixels", "", "uint8")
     folder = own_folder(PATHS.cache / "activations") / f"{backbone.key}-{config.size}px-{key}"

@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,7 @@ from fruitveg_tl.training.inference import Inference
 from fruitveg_tl.training.pointwise import with_products
 from fruitveg_tl.utils import replay, runtime
 from fruitveg_tl.utils.backend import keras
+from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.storage import (
     exclusive,
@@ -285,7 +286,8 @@ def _save(state: _State) -> Run:
         write_json(temporary / "classes.json", list(images.classes))
         difference = _difference_of_the_saved(state, temporary / MODEL)
         _save_tables(state, temporary, folder.name, difference)
-    remove(state.folder)
+    with suppress(InputError):  # an earlier version's folder, without our mark
+        remove(state.folder)
     return next(iter(studies.read_study(folder)))
 
 
@@ -309,7 +311,8 @@ def _save_tables(state: _State, folder: Path, name: str, difference: float) -> N
 def _row(state: _State, difference: float) -> dict:
     """Return what `runs.csv` says of the run."""
     inputs, images, source = state.inputs, state.inputs.images, state.inputs.source
-    asked = {"weights": {RANDOM: "random", BUNDLED: "bundled"}.get(source.source, "auto")}
+    by_source = {RANDOM: "random", BUNDLED: "bundled"}
+    asked = {"weights": by_source.get(source.source, source.path or "auto")}
     asked |= images.asked
     if inputs.config.strategy == "scratch":
         asked["weights"] = "auto"
@@ -338,7 +341,9 @@ def _row(state: _State, difference: float) -> dict:
         "engine": inputs.engine if inputs.transfer else "",
         "frozen part reused": state.activations.reused,
         "settings": json.dumps(inputs.config.to_dict()),
-        "command": replay.command(asked | asdict(inputs.config), _usual(inputs)),
+        "command": replay.command(asked | asdict(inputs.config), _usual(inputs))
+        if "dataset" in asked
+        else "",
         "identity": inputs.identity,
         "weights sha256": source.sha256 or "",
         "commit": environment["commit"],

@@ -5,7 +5,8 @@ A study is a folder:
     runs.csv           a row per run: what was trained, on what, scores, seconds, provenance
     history.csv        a row per run, stage and epoch
     images.csv         a row per validation and test image: its set, split, path and label, and
-                       whether it, or a near duplicate, is also in another split
+                       whether it, or a near duplicate, is also in another split (of committed
+                       studies)
     probabilities.npz  RUN/STAGE/SPLIT: float16 (n, classes), rows as in images.csv, and
                        RUN/STAGE/predicted: the predicted class of every test image. Of ablations
                        the latter alone. Scores were computed before rounding.
@@ -30,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl.config import PATHS, STAGES, RunConfig
-from fruitveg_tl.models.backbones import BACKBONES, MAKESHIFT, RANDOM
+from fruitveg_tl.models.backbones import BACKBONES, BUNDLED, MAKESHIFT, RANDOM
 from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.storage import new_file, sha256_file
@@ -45,7 +46,9 @@ METRICS = (
 )  # fmt: skip
 
 # Columns that stay text also where they look like numbers: names, and hashes such as 12e4.
-TEXT = ("run", "images", "content", "changes", "identity", "weights sha256", "commit")
+TEXT = ("run", "images", "content", "changes", "identity", "weights sha256", "commit", "command")
+
+AS_TEXT = {"keep_default_na": False, "na_values": [""]}  # a folder may be called "NA"
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Run:
     @cached_property
     def test(self) -> pd.DataFrame:
         """Path and label of every test image, and whether it is "leaked"."""
-        return self._images("test")
+        return self.shown("test")
 
     @cached_property
     def classes(self) -> list[str]:
@@ -196,7 +199,7 @@ class Run:
     @cached_property
     def val_targets(self) -> np.ndarray:
         """Class index of every validation image, shape (n,)."""
-        labels = self._images("val")["label"].to_numpy(str)
+        labels = self.shown("val")["label"].to_numpy(str)
         return np.searchsorted(np.array(self.classes), labels)
 
     def validation(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +216,8 @@ class Run:
         from fruitveg_tl.utils.backend import keras
 
         file, record = self.folder / MODEL, self.folder / MODEL_HASH
-        again = f"train it again with «{self.row['command']} --force»"
+        command = self.row["command"]
+        again = f"train it again with «{command} --force»" if command else "train it again"
         if not file.is_file():
             raise InputError(f"{file}: no such file (networks are not kept in Git); {again}")
         if not record.is_file() or record.read_text().split()[:1] != [sha256_file(file)]:
@@ -227,7 +231,8 @@ class Run:
                 raise MemoryError from None
             raise InputError(f"{file}: refused ({first_line(error)}); {again}") from None
 
-    def _images(self, split: str) -> pd.DataFrame:
+    def shown(self, split: str) -> pd.DataFrame:
+        """Return path and label of every image of a split, and whether it is "leaked"."""
         images = self.study.images
         own = (images["images"] == self.row["images"]) & (images["split"] == split)
         return images.loc[own, ["path", "label", "leaked"]].reset_index(drop=True)
@@ -265,7 +270,7 @@ def read_study(folder: Path) -> Study:
 @cache
 def _read_study(folder: Path, changed: int) -> Study:
     try:
-        runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(TEXT, str))
+        runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(TEXT, str), **AS_TEXT)
         texts = runs.columns.intersection(TEXT)
         runs[texts] = runs[texts].fillna("")
         runs = runs.set_index("run")
@@ -305,29 +310,25 @@ def committed_runs() -> list[Run]:
 
 
 def find(identity: str) -> Run | None:
-    """Return the finished run of this machine with this identity, or else the committed one."""
+    """Return the finished run of this machine with this identity."""
     for file in sorted(PATHS.runs.glob(f"*-{identity}/runs.csv")):
         return next(iter(read_study(file.parent)))
-    return next((run for run in committed_runs() if run.row["identity"] == identity), None)
+    return None
 
 
-def matching(
-    runs: Iterable[Run], config: RunConfig, random: bool, labels: int | None = None
-) -> dict[int, Run]:
+def matching(runs: Iterable[Run], config: RunConfig, labels: float | None = None) -> dict[int, Run]:
     """Return by seed the runs that were trained as asked, whatever machine they come from.
 
     Args:
-        runs: to choose from, on the same images.
+        runs: to choose from, on the same images, from the same weights.
         config: with the backbone's own settings filled in; its seed does not count.
-        random: whether from random weights.
         labels: number of training images per class; None for all.
     """
     wanted = {**config.to_dict(), "seed": None}
     return {
         int(run.row["seed"]): run
         for run in runs
-        if (run.weights == RANDOM) == random
-        and np.nan_to_num(float(run.row["images per class"])) == (labels or 0)
+        if np.nan_to_num(float(run.row["images per class"])) == np.nan_to_num(float(labels or 0))
         and {**json.loads(run.row["settings"]), "seed": None} == wanted
     }
 
@@ -348,29 +349,40 @@ def publish(name: str, runs: Iterable[Run]) -> None:
     Args:
         name: of the study.
         runs: on images that it has.
+
+    Raises:
+        InputError: if a run started from makeshift weights, or its images have other paths than
+            those of the study; nothing is written then.
     """
     study = load_study(name)
     table, history, arrays = study.runs, study.history, dict(study.probabilities)
     for run in runs:
         alike = [old for old in study if old.row["content"] == run.row["content"]]
-        images, labels = alike[0].row["images"], run.row["images per class"]
-        labels = None if pd.isna(labels) else labels
-        old = matching(alike, run.config, run.weights == RANDOM, labels).get(run.row["seed"])
+        places = {split: _places(run, alike[0], split) for split in ("val", "test")}
+        if run.weights == BUNDLED or any((found < 0).any() for found in places.values()):
+            raise InputError(f"{printable(run.folder)}: not of this study: remove it, or {name}")
+        labels = run.row["images per class"]
+        images = alike[0].row["images"]
+        alike = [old for old in alike if old.weights == run.weights]
+        old = matching(alike, run.config, labels).get(run.row["seed"])
         gone = {run.name, old.name} if old else {run.name}
         table, history = table.drop(gone, errors="ignore"), history[~history["run"].isin(gone)]
         arrays = {key: array for key, array in arrays.items() if key.split("/")[0] not in gone}
         table = pd.concat([table, run.row.to_frame().T.assign(images=images)])
         history = pd.concat([history, run.history.assign(run=run.name)])
+        whole = not run.row["changes"] and run.weights != RANDOM
         for stage in run.stages:
-            for what in ("predicted", "test", "val"):
-                if what == "predicted" or not (run.row["changes"] or run.weights == RANDOM):
-                    split = "val" if what == "val" else "test"
-                    mine, theirs = (x._images(split)["path"] for x in (run, alike[0]))
-                    places = pd.Index(mine).get_indexer(theirs)
+            for what, split in (("predicted", "test"), ("test", "test"), ("val", "val")):
+                if whole or what == "predicted":
                     key = f"{run.name}/{slug(stage)}/{what}"
-                    arrays[key] = run.study.probabilities[key][places]
+                    arrays[key] = run.study.probabilities[key][places[split]]
     table = table.rename_axis("run").reset_index()
     save_tables(study.folder, table, history, study.images, arrays)
+
+
+def _places(run: Run, other: Run, split: str) -> np.ndarray:
+    """Return where each image of a split of another run is in this one's, -1 for nowhere."""
+    return pd.Index(run.shown(split)["path"]).get_indexer(other.shown(split)["path"])
 
 
 def save_tables(
@@ -381,13 +393,17 @@ def save_tables(
     probabilities: Mapping[str, np.ndarray],
 ) -> None:
     """Write the four files of a study into a folder."""
-    tables = {"runs": runs, "history": history, "images": images}
-    for name, table in tables.items():
-        with new_file(folder / f"{name}.csv") as temporary:
+    with (
+        # All are written before the first one is replaced.
+        new_file(folder / "runs.csv") as for_runs,
+        new_file(folder / "history.csv") as for_history,
+        new_file(folder / "images.csv") as for_images,
+        new_file(folder / "probabilities.npz") as for_probabilities,
+    ):
+        np.savez_compressed(for_probabilities, **probabilities)
+        for file, table in ((for_runs, runs), (for_history, history), (for_images, images)):
             # In quotes a name may hold a line break, of either kind.
-            table.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
-    with new_file(folder / "probabilities.npz") as temporary:
-        np.savez_compressed(temporary, **probabilities)
+            table.to_csv(file, index=False, quoting=QUOTE_NONNUMERIC)
 
 
 def slug(stage: str) -> str:

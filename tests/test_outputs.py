@@ -4,13 +4,15 @@ import ast
 import json
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
-from conftest import PROJECT, load_run, save_image, unprivileged
+from conftest import PROJECT, load_run, process_environment, save_image, unprivileged
 
 import fruitveg_tl.predict
 from fruitveg_tl import cli
@@ -18,7 +20,7 @@ from fruitveg_tl.config import PATHS
 from fruitveg_tl.data import synthetic
 from fruitveg_tl.reporting import prediction_page, report
 from fruitveg_tl.utils.errors import InputError
-from fruitveg_tl.utils.storage import MARK, new_folder, own_folder, remove
+from fruitveg_tl.utils.storage import MARK, exclusive, new_folder, own_folder, remove
 
 KEPT = "a stranger's"
 
@@ -281,3 +283,44 @@ def test_generated_images_appear_whole_and_once(home, monkeypatch):
     monkeypatch.setattr(synthetic, "COUNTS", {"train": 1, "val": 1, "test": 1})
     made = synthetic.generate(PATHS.data / "synthetic")
     assert len(list(made.rglob("*.png"))) == 3 * 16 and (made / MARK).exists()
+
+
+def test_a_folder_that_appears_meanwhile_is_kept_and_a_killed_replacement_undone(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(InputError, match="did not make it"), new_folder(target) as temporary:
+        (temporary / "ours").write_text("x")
+        target.mkdir()
+        (target / "thesis").write_text(KEPT)
+    assert (target / "thesis").read_text() == KEPT and len(list(tmp_path.iterdir())) == 1
+    # Killed when the old folder was put aside and the new one not yet in its place.
+    stale = tmp_path / ".run.abc.tmp"
+    (stale / "replaced").mkdir(parents=True)
+    (stale / "replaced" / "old").write_text("x")
+    (stale / "run").mkdir()
+    with exclusive(tmp_path / "run"):
+        assert (tmp_path / "run" / "old").read_text() == "x" and not stale.exists()
+
+
+def test_predict_without_an_answer_leaves_its_outputs_as_they_are(predict, folder):
+    Path("old.csv").write_text(KEPT)
+    code = cli.main(["predict", "gone*.jpg", "--csv", "old.csv"])
+    assert code == 2 and Path("old.csv").read_text() == KEPT
+
+
+def test_a_circle_of_links_among_the_images_is_named(predict, folder):
+    Path("circle").mkdir()
+    Path("circle/loop.jpg").symlink_to("loop.jpg")
+    assert cli.main(["predict", "circle", "--csv", "circle.csv"]) == 0
+
+
+def test_a_full_standard_output_ends_with_one_line(finished):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fruitveg_tl", "table"],
+            env=process_environment(finished.parents[2]),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "free space" in done.stderr

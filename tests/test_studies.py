@@ -9,7 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT, load_run
+from conftest import PROJECT, load_run, write_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -19,6 +19,7 @@ from fruitveg_tl import cli, studies
 from fruitveg_tl.config import PATHS, RunConfig
 from fruitveg_tl.data import grocery
 from fruitveg_tl.evaluation import metrics
+from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.profiles import ablations_in_words, recipe
 from fruitveg_tl.reporting import readme, tables
 from fruitveg_tl.utils.errors import InputError
@@ -263,3 +264,23 @@ def test_runs_of_this_machine_enter_a_committed_study_by_one_command_alone(
     assert ablation.predicted["fine-tuned"].shape == (12,) and len(ablation.history) == 2
     with pytest.raises(KeyError):  # of ablations the predicted class alone is kept
         _ = ablation.probabilities
+
+
+def test_what_is_not_of_a_study_never_enters_it(finished, quick):
+    committed = PATHS.results / "images"
+    shutil.copytree(finished, committed)
+    before = {file.name: file.read_bytes() for file in committed.iterdir()}
+    table = finished / "images.csv"
+    table.write_text(table.read_text().replace("test/apple/0.jpg", "test/apple/zero.jpg"))
+    with pytest.raises(InputError, match="not of this study"):
+        studies.publish("images", studies.own_runs())
+    assert before == {file.name: file.read_bytes() for file in committed.iterdir()}
+
+
+def test_a_folder_called_na_and_a_weights_file_stay_what_they_are(home, quick, tmp_path):
+    file = tmp_path / "vgg16.weights.h5"
+    BACKBONES["vgg16"].constructor(weights=None, include_top=False).save_weights(file)
+    run = quick.train(images=write_images(tmp_path / "NA"), weights=str(file))
+    again = load_run(run.folder)
+    assert again.row["images"] == "NA" and len(again.test) == 12
+    assert f"--weights {file}" in again.row["command"]

@@ -88,7 +88,7 @@ class Images:
         Args:
             split: of every row: train, val, test or `UNUSED`.
             name: of the new set.
-            asked: further fields of `config.Selection` that lead to it.
+            asked: further fields of `config.Selection` that lead to it; none if nothing does.
         """
         index = self.index.assign(split=np.asarray(split, str))
         classes = tuple(sorted(set(index.loc[index["split"] != UNUSED, "label"])))
@@ -97,7 +97,7 @@ class Images:
             name=name,
             index=index,
             classes=classes,
-            asked={**self.asked, **asked},
+            asked={**self.asked, **asked} if asked else {},
             viewed=None,
         )
 

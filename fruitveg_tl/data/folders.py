@@ -13,6 +13,7 @@ from fruitveg_tl.config import RESPLIT, SPLITS
 from fruitveg_tl.data.dataset import Item
 from fruitveg_tl.data.images import IMAGE_SUFFIXES
 from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.utils.storage import MARK
 
 # The Kaggle set says "validation"; others say "val", "Training" or "seg_train".
 SPLIT_WORDS = {
@@ -178,7 +179,7 @@ def passed_over(folder: Path) -> str | None:
     """Say in one line how many files and folders are no images of the user's; None if none is."""
     names = []
     for _, folders, files in os.walk(folder):
-        names += [name for name in (*folders, *files) if _is_junk(name)]
+        names += [name for name in (*folders, *files) if _is_junk(name) and name != MARK]
         folders[:] = [name for name in folders if not _is_junk(name)]
     if not names:
         return None

@@ -18,7 +18,7 @@ def with_and_without(images: Images, pairs: pd.DataFrame) -> dict[str, Images]:
     A leak is a training image that a chain of duplicates joins to a test image. Both sets test on
     the test split as distributed, and both validate on images that are no leak, taken from
     training: the validation split as distributed may be a leak itself, and is left out. So are
-    classes in which fewer than two training images would remain.
+    classes without test images, or in which fewer than two training images would remain.
 
     Args:
         images: as distributed; classes may be missing from some splits.
@@ -38,7 +38,7 @@ def with_and_without(images: Images, pairs: pd.DataFrame) -> dict[str, Images]:
         own = images.targets == label
         clean = own & (split == "train") & ~leak
         sizes = pd.Series(groups[clean]).value_counts(sort=False)
-        if len(sizes) < 2:
+        if len(sizes) < 2 or not (own & (split == "test")).any():
             continue
         kept = own & (split != "val")
         chosen[kept] = split[kept]

@@ -41,9 +41,10 @@ def accuracies(images: Images) -> pd.Series:
     return pd.Series({name: (p.argmax(1) == targets).mean() for name, p in found.items()})
 
 
-def of_study(run: Run) -> pd.Series:
-    """Return what `accuracies` gave when the study of a committed run was made."""
-    return pd.read_csv(run.folder / "baselines.csv", index_col="baseline")["accuracy"]
+def of_study(run: Run) -> pd.Series | None:
+    """Return what `accuracies` gave when a study was made; None if it does not tell."""
+    file = run.folder / "baselines.csv"
+    return pd.read_csv(file, index_col="baseline")["accuracy"] if file.exists() else None
 
 
 def _predict_test(model, dataset: Images, features: np.ndarray) -> np.ndarray:

@@ -35,8 +35,9 @@ def cost(run: Run) -> pd.Series:
         and an addition counted as two); latency_ms (median over `REPEATS` single images); machine.
     """
     file, key = run.folder / "costs.csv", run.row["backbone"]
-    if file.exists():
-        return pd.read_csv(file, index_col="backbone").loc[key]
+    known = pd.read_csv(file, index_col=["backbone", "size"]) if file.exists() else pd.DataFrame()
+    if (key, run.config.size) in known.index:
+        return known.loc[key, run.config.size]
     from fruitveg_tl.models.network import build_network
     from fruitveg_tl.utils import runtime
 

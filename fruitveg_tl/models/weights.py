@@ -11,7 +11,7 @@ import json
 import socket
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ class SourceWeights:
         file: name of the file they were read from; None if random.
         sha256: of that file; None if random.
         digest: SHA-256 of the values themselves: the key of every cache that depends on them.
+        path: of the file, where it was asked for by its path.
     """
 
     values: Sequence[np.ndarray]
@@ -52,6 +53,7 @@ class SourceWeights:
     file: str | None
     sha256: str | None
     digest: str
+    path: str | None = None
 
 
 class Unreachable(InputError):
@@ -79,7 +81,8 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
         return _from_file(backbone, bundled_file(backbone), BUNDLED)
     file = _in_folder(backbone) if choice == "auto" else Path(choice).expanduser()
     if file:
-        return _from_file(backbone, file)
+        path = None if choice == "auto" else str(file.resolve())
+        return replace(_from_file(backbone, file), path=path)
     before = (config.keras_home() / "models" / backbone.weights_name).exists()
     try:
         file = _keras_file(backbone)

@@ -42,7 +42,7 @@ def class_balance(index: pd.DataFrame) -> Figure:
     """Show how many images each class has in each split.
 
     Args:
-        index: of a `Dataset`.
+        index: of an `Images`.
     """
     counts = index.groupby(["label", "split"]).size().unstack(fill_value=0)
     figure, axes = new_figure(0.145 * len(counts) + 0.8, 1, 3, sharey=True)

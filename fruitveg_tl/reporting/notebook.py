@@ -1,5 +1,6 @@
 """What the notebooks share: the experiment and its runs; how text, tables and figures are shown."""
 
+import re
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from fruitveg_tl.reporting import style
 from fruitveg_tl.reporting.readme import tagged_outputs
 from fruitveg_tl.studies import MODEL, Run
 from fruitveg_tl.utils import runtime
+from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.markdown import escaped
 
 STUDIED = "fruits-veges-partial"  # the second set of the committed studies
@@ -120,25 +122,38 @@ class Experiment:
         which, how = divided(self.settings | changes)
         asked = replace(self, settings=self.settings | changes) if "resplit" in changes else self
         wanted = with_defaults(RunConfig(backbone, **how))
-        random = wanted.strategy == "scratch" or which.get("weights") == "random"
+        choice = "random" if wanted.strategy == "scratch" else which.get("weights", "auto")
         if isinstance(images, Images):
             known = self.committed_as(images.name)
             known = [run for run in known if run.row["content"] == images.digest]
         else:
             known = self.committed_as(images) if images else asked.committed
         labels = which.get("train_images_per_class")
-        committed = studies.matching(known, wanted, random, labels)
-        if set(self.seeds) <= committed.keys():
-            content = {run.row["content"] for run in committed.values()}
+        if committed := self._complete(known, wanted, choice, labels):
+            if isinstance(images, str):
+                return committed
+            content = {run.row["content"] for run in committed}
             here = [run for run in studies.own_runs() if run.row["content"] in content]
-            own = studies.matching(here, wanted, random, labels)
-            chosen = own if set(self.seeds) <= own.keys() else committed
-            return [chosen[seed] for seed in self.seeds]
+            return self._complete(here, wanted, choice, labels) or committed
+        if isinstance(images, str):
+            raise InputError(f"{images}: no committed runs with these settings")
         from fruitveg_tl.run import jobs, train
 
         selection = Selection(asked.name, asked.label_level, **which)
         configs = [replace(wanted, seed=seed) for seed in self.seeds]
         return [train(*job) for job in jobs(images or asked.images, selection, configs)]
+
+    def _complete(
+        self, runs: list[Run], config: RunConfig, choice: str, labels: int | None
+    ) -> list[Run]:
+        """Return a run for every seed, all from the same weights; empty if there are not all."""
+        for weights in dict.fromkeys(run.weights for run in runs):
+            if (weights == RANDOM) == (choice == "random"):
+                alike = [run for run in runs if run.weights == weights]
+                found = studies.matching(alike, config, labels)
+                if set(self.seeds) <= found.keys():
+                    return [found[seed] for seed in self.seeds]
+        return []
 
 
 def configure_experiment(
@@ -192,11 +207,12 @@ def missing(experiment: Experiment, *runs: Run) -> str | None:
         return f"The images of {escaped(experiment.title)} are not on this machine: {way}."
     for run in runs:
         if not (run.folder / MODEL).exists():
-            minutes = max(1, round(run.training_seconds / 60))
-            return (
-                f"Networks are not kept in Git: `{run.row['command']}` trains this one in about "
-                f"{minutes} min."
-            )
+            if not run.row["command"]:
+                return "Networks are not kept in Git."
+            minutes = max(1, round(len(experiment.seeds) * run.training_seconds / 60))
+            seeds = f"--seeds {' '.join(map(str, experiment.seeds))}"
+            command = re.sub(r"--seeds \d+", seeds, run.row["command"])
+            return f"Networks are not kept in Git: `{command}` trains in about {minutes} min."
     return None
 
 

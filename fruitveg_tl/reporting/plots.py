@@ -57,7 +57,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     """Show loss and accuracy of all epochs, with a mark where fine-tuning starts.
 
     Args:
-        history: of a `results.Run`.
+        history: of a `studies.Run`.
     """
     epochs = np.arange(1, len(history) + 1)
     starts = np.flatnonzero(history["epoch"] == 0)

@@ -1,6 +1,7 @@
 """Predictions for people and for programs: a table, JSON, and which network answers."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from csv import QUOTE_NONNUMERIC
 from pathlib import Path
@@ -33,7 +34,8 @@ def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run
         InputError: if an output is a folder, an existing image, a part of the run or another
             output.
     """
-    taken = {image.resolve(): "one of the images" for image in images}
+    # Unlike Path.resolve, this lets links pass that lead in a circle.
+    taken = {Path(os.path.realpath(image)): "one of the images" for image in images}
     for kind, path in outputs.items():
         free = path == STDOUT or is_stream(path)
         target = path if free else file_target(path)

@@ -93,15 +93,16 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         _mark(temporary)
+        _refuse_strangers(target)  # that may have come meanwhile
         if target.exists():
             target.rename(temporary.with_name("replaced"))
         temporary.rename(target)
 
 
 def own_folder(path: Path) -> Path:
-    """Return a folder that `remove` may delete again, making it if it does not exist."""
-    with suppress(FileExistsError):
-        path.mkdir(parents=True)
+    """Return a folder that `remove` may delete again, making it if it is missing or empty."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not any(path.iterdir()):
         _mark(path)
     return path
 
@@ -157,6 +158,8 @@ def exclusive(path: Path) -> Iterator[None]:
         lock.acquire()
     try:
         for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if (stale / "replaced").exists() and not path.exists():
+                (stale / "replaced").rename(path)  # killed between the two steps of `new_folder`
             if {child.name for child in stale.iterdir()} <= {path.name, "replaced"}:
                 shutil.rmtree(stale, ignore_errors=True)
         yield

@@ -20,6 +20,7 @@ def laid_out(tmp_path, home):
     images["test/pear/near.png"] = images["train/pear/4.png"].point(lambda v: min(255, v + 9))
     images["test/fig/leak.png"] = images["train/fig/1.png"]
     images["val/kiwi/tested.png"] = images["test/kiwi/0.png"]
+    images |= {f"train/plum/{i}.png": scene(7000 + i) for i in range(4)}  # never tested
     whole = load(write_scenes(tmp_path / "part", images), complete=False)
     pairs = audit.duplicates(whole, whole.pixels(64))
     return leaks.with_and_without(whole, pairs)

@@ -11,6 +11,7 @@ from PIL import Image
 from fruitveg_tl.data import folders, grocery
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.utils.errors import InputError
+from fruitveg_tl.utils.storage import MARK
 
 SHARED = PROJECT.parent / "shared" / "data" / "GroceryStoreDataset"
 
@@ -75,6 +76,7 @@ def test_hash_changes_with_a_pixel_a_label_or_a_split(images):
 
 def test_junk_is_skipped_but_no_image_is(images):
     before = len(load(str(images)).index)
+    (images / MARK).write_text("this program's own")
     assert folders.passed_over(images) is None
     folder = images / "train" / "apple"
     junk = (".DS_Store", "Thumbs.db", "0.jpg:Zone.Identifier", "Picasa.ini", "ZbThumbnail.info")

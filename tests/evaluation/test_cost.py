@@ -25,7 +25,7 @@ def test_a_studys_costs_are_read_and_others_measured(finished):
     assert found["parameters"] == 14_714_688 + 512 * 3 + 3
     assert found["megabytes"] == pytest.approx(58.9, abs=0.1)
     assert found["latency_ms"] > 0 and found["gigaflops"] > 0 and "cores" in found["machine"]
-    table = pd.DataFrame([found]).assign(backbone="vgg16", latency_ms=7.0)
+    table = pd.DataFrame([found]).assign(backbone="vgg16", size=32, latency_ms=7.0)
     table.to_csv(finished / "costs.csv", index=False)
     assert cost.cost(run)["latency_ms"] == 7.0
     (row,) = cost.accuracy_and_costs({"VGG16": [run]}).itertuples()

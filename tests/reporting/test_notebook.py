@@ -54,6 +54,7 @@ def test_finished_runs_are_used_and_a_lost_network_is_said(finished, experiment,
     (finished / "model.keras").unlink()
     lacks = notebook.missing(experiment, run)
     assert "Networks are not kept in Git" in lacks and "--backbones vgg16" in lacks
+    assert "--seeds 0 1" in notebook.missing(replace(experiment, seeds=(0, 1)), run)
     gone = replace(experiment, name="grocery")
     monkeypatch.delenv("FRUITVEG_DATA", raising=False)
     assert "data --dataset grocery` fetches them" in notebook.missing(gone)
