@@ -16,11 +16,11 @@ from processes import contents, finish, start
 from fruitveg_tl import predict as predicting
 from fruitveg_tl import run as steps
 from fruitveg_tl import studies
-from fruitveg_tl.config import PATHS, Selection, settings
+from fruitveg_tl.config import PATHS, RunConfig, Selection, settings
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.inputs import gather, pooled_features
-from fruitveg_tl.models import backbones
+from fruitveg_tl.models import backbones, weights
 from fruitveg_tl.predict import choose_run, predict
 from fruitveg_tl.reporting import readme, tables
 from fruitveg_tl.training.fit import Batches
@@ -165,6 +165,16 @@ def test_a_finished_run_is_found_without_looking_at_an_image(finished, quick):
     images, source = load(quick.images), source_of(quick.config)
     shutil.rmtree(quick.images)
     assert steps.train(images, source, quick.config).folder == finished
+
+
+def test_weights_are_loaded_once_for_all_seeds_of_a_backbone(images, home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(weights, "resolve", lambda backbone, *choice: asked.append(choice))
+    loaded, configs = load(str(images)), [RunConfig("vgg16", seed=seed) for seed in range(3)]
+    assert len(list(steps.jobs(loaded, Selection(str(images)), configs))) == 3
+    assert asked == [("auto", 0)]
+    list(steps.jobs(loaded, Selection(str(images), weights="random"), configs))
+    assert asked[1:] == [("random", 0), ("random", 1), ("random", 2)]  # drawn by the seed
 
 
 def test_levels_of_labels_are_refused_where_there_are_none(images, home):
