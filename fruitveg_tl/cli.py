@@ -123,7 +123,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         runs = []
         for job in jobs:
-            runs.append(run.train(*job, options.force, devices=options.devices))
+            runs.append(run.train(*job, options.force))
             print(runs[-1].folder)
     print(tables.evaluated_models(studies.by_stage(runs)).to_string(index=False))
 

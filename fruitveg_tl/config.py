@@ -112,11 +112,6 @@ class RunConfig(_Checked):
     patience: int = _setting(
         12, int, "epochs without a lower validation loss before the linear probe stops", least=1
     )
-    keep_lowest_loss: bool = _setting(
-        False, bool, "behind the probe, too, stop with patience and keep the epoch of the lowest "
-        "validation loss, and of fine-tuning only as much as lowers it (WiSE-FT, Wortsman et al. "
-        "2022)", ablation=True,
-    )  # fmt: skip
     weight_decay: float | None = _setting(
         None, float, "of AdamW (Loshchilov & Hutter 2019; default: the backbone's)", least=0
     )

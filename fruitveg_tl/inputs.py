@@ -32,7 +32,6 @@ class Inputs:
         precision: dtype policy of training; the stored network is float32.
         frozen_precision: of the training images' way through the frozen part.
         engine: that computes the frozen part, see `inference.engine`.
-        devices: how many share every batch.
     """
 
     config: RunConfig
@@ -41,7 +40,6 @@ class Inputs:
     precision: str
     frozen_precision: str
     engine: str
-    devices: int
 
     @property
     def backbone(self) -> Backbone:
@@ -82,17 +80,16 @@ def gather(
     source: weights.SourceWeights,
     config: RunConfig,
     precision: str | None = None,
-    devices: int = 1,
 ) -> Inputs:
     """Bring together what a run starts from; see `run.train`."""
     backbone = backbone_by_name(config.backbone)
     training = precision or runtime.fast_precision(backbone.bfloat16)
-    engine = inference.engine() if devices == 1 else inference.KERAS
+    engine = inference.engine()
     # In OpenVINO every backbone is faster in bfloat16 (benchmarks/engine.py).
     frozen = precision or runtime.fast_precision(engine == inference.OPENVINO or backbone.bfloat16)
     if not (precision or backbone.frozen_bfloat16):
         frozen = "float32"
-    return Inputs(with_defaults(config), images, source, training, frozen, engine, devices)
+    return Inputs(with_defaults(config), images, source, training, frozen, engine)
 
 
 def build_networks(inputs: Inputs) -> tuple[Network, Network]:

@@ -102,12 +102,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--seeds", nargs="+", type=int, default=[0], metavar="N", help="one run each (default: 0)"
     )
     parser.add_argument("--force", action="store_true", help="repeat finished runs")
-    several = parser.add_mutually_exclusive_group()
-    several.add_argument(
-        "--workers", type=int, metavar="N", help="so many runs at a time, through Ray"
-    )
-    several.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="spread every batch over N devices"
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="number of runs at a time, through Ray"
     )
     own = ("dataset", "backbone", "seed", "label_level", "resplit")  # their options stand above
     usual = (f for f in config.settings(ablations=False) if f.name not in own)

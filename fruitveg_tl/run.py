@@ -38,14 +38,12 @@ from fruitveg_tl.models.network import Network, trainable_parameters
 from fruitveg_tl.models.weights import SourceWeights
 from fruitveg_tl.profiles import ablations_in_words
 from fruitveg_tl.studies import MODEL, MODEL_HASH, PROBE_HEAD, Run
-from fruitveg_tl.training.data_parallel import data_parallel, predict_on_batch
 from fruitveg_tl.training.features import Activations
 from fruitveg_tl.training.fit import (
     Batches,
     Phase,
     adamw,
     fit_resumable,
-    interpolate,
     logit_adjusted_crossentropy,
 )
 from fruitveg_tl.training.inference import Inference
@@ -99,7 +97,6 @@ def train(
     config: RunConfig,
     force: bool = False,
     precision: str | None = None,
-    devices: int = 1,
 ) -> Run:
     """Train and evaluate one network, or return what an earlier call has finished.
 
@@ -109,7 +106,6 @@ def train(
         config: how to train.
         force: run again although a finished run is on disk.
         precision: dtype policy of training and of the frozen part; default: what is fast here.
-        devices: how many share every batch, see `data_parallel.data_parallel`.
 
     Returns:
         the finished run.
@@ -117,17 +113,16 @@ def train(
     Raises:
         InputError: if images, weights or settings cannot be used.
     """
-    inputs = gather(images, source, config, precision, devices)
+    inputs = gather(images, source, config, precision)
     if not force and (finished := studies.find(inputs.identity)):
         return finished
     # One process at a time computes a run, however its images are called.
     with exclusive(PATHS.cache / "runs" / inputs.identity), exclusive(inputs.folder):
         if not force and (finished := studies.find(inputs.identity)):
             return finished
-        with data_parallel(devices):
-            state = _compute_frozen_part(inputs)
-            _train(state)
-            return _save(state)
+        state = _compute_frozen_part(inputs)
+        _train(state)
+        return _save(state)
 
 
 def jobs(
@@ -206,22 +201,17 @@ def _train_linear_probe(state: _State) -> None:
     _fit(state, probe, found.pooled_views, found.pooled_held_out, phase)
     state.probe_head = head.get_weights()
     state.network.head.set_weights(state.probe_head)
-    state.probabilities[PROBE] = predict_on_batch(probe, found.pooled_held_out)
+    state.probabilities[PROBE] = probe.predict_on_batch(found.pooled_held_out)
 
 
 def _train_tail(state: _State, stage: str, rate: float) -> None:
     """Train what lies behind the boundary, and predict with it."""
     config, tail, found = state.inputs.config, state.network.tail, state.activations
-    start = tail.get_weights()
-    state.trainable.set_weights(start)
+    state.trainable.set_weights(tail.get_weights())
     # Mixup makes probabilities timid, which a loss punishes: its lowest comes before the network is
-    # at its best (data/tuning/kept.csv).
-    patience = config.patience if config.keep_lowest_loss else None
-    phase = Phase(stage, config.finetune_epochs, rate, config.mixup, patience)
+    # at its best (data/tuning/kept.csv). So all epochs are trained, and the last one is kept.
+    phase = Phase(stage, config.finetune_epochs, rate, config.mixup, None)
     _fit(state, state.trainable, found.views, found.held_out, phase)
-    if stage == FINETUNED and config.keep_lowest_loss:
-        state.trainable.compile(loss="categorical_crossentropy")
-        interpolate(state.trainable, start, _in_order(state, found.held_out, "val"))
     tail.set_weights(state.trainable.get_weights())
     with _timed(state.seconds, "evaluation"):
         state.probabilities[stage] = Inference(tail).predict(found.held_out)
@@ -247,8 +237,7 @@ def _fit(
     places = np.searchsorted(state.activations.train_rows, rows)
     targets = inputs.images.one_hot(rows)
     steps = phase.epochs * math.ceil(len(rows) / config.batch_size)
-    whole = inputs.transfer or inputs.devices > 1
-    parts = 1 if whole else math.ceil(config.batch_size / SCRATCH_BATCH)
+    parts = 1 if inputs.transfer else math.ceil(config.batch_size / SCRATCH_BATCH)
     model.compile(
         adamw(phase.rate, steps, config.weight_decay, parts),
         logit_adjusted_crossentropy(targets.sum(0), config.logit_adjustment),
@@ -349,7 +338,6 @@ def _row(state: _State, difference: float) -> dict:
         "commit": environment["commit"],
         "machine": f"{environment['cpu']}, {environment['cores']} cores",
         "graphics cards": ", ".join(environment["gpus"]),
-        "devices": inputs.devices,
         "backend": environment["backend"],
         "libraries": json.dumps(environment["libraries"]),
     }
@@ -373,7 +361,7 @@ def _difference_of_the_saved(state: _State, file: Path) -> float:
     saved = keras.saving.load_model(file, compile=False)
     images = state.pixels[held_out[places]].astype(np.float32)
     parts = np.array_split(images, math.ceil(len(images) / SCRATCH_BATCH))
-    again = np.concatenate([predict_on_batch(saved, part) for part in parts])
+    again = np.concatenate([saved.predict_on_batch(part) for part in parts])
     difference = float(np.abs(again - list(state.probabilities.values())[-1][places]).max())
     if difference > TOLERANCE:
         note(f"WARNING: {file.parent.name}: once saved, it differs by {difference:.1e}")

@@ -115,7 +115,7 @@ class Quick:
 
     def train(self, images=None, fold=0, labels=None, weights=None, **changes) -> studies.Run:
         """Train on these images, or with others, other settings or options of `run.train`."""
-        options = {x: changes.pop(x) for x in ("force", "precision", "devices") if x in changes}
+        options = {x: changes.pop(x) for x in ("force", "precision") if x in changes}
         config = replace(self.config, **changes)
         loaded = registry.load(str(images or self.images), fold=fold)
         if labels:
@@ -281,7 +281,6 @@ SLOW = (
     "test_kills.py",
     "test_notebook_faults.py",
     "test_grid.py",
-    "test_data_parallel.py",
 )
 
 

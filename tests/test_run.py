@@ -336,15 +336,6 @@ def test_few_labels_and_all_share_one_frozen_part_other_random_weights_do_not(ho
     assert not quick.train(backbone="mobilenetv2", seed=1).row["frozen part reused"]
 
 
-def test_of_fine_tuning_as_much_is_kept_as_lowers_the_validation_loss(home, quick):
-    images = load(quick.images)
-    run = quick.train(keep_lowest_loss=True, precision="float32")
-    targets, probabilities = run.validation("fine-tuned")
-    np.testing.assert_array_equal(targets, images.targets[images.rows("val")])
-    loss = metrics.evaluate(targets, probabilities)["loss"]
-    assert loss <= run.history["val_loss"].max()
-
-
 def test_the_probes_features_computed_again_are_those_of_the_run(home, quick):
     """Random weights with BatchNorm: its statistics come from the images, each time."""
     config = replace(quick.config, backbone="mobilenetv2")

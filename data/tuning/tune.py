@@ -51,7 +51,6 @@ CANDIDATES = {
 }
 KEY = ["boundary", "finetune_rate", "weight_decay", "fold"]
 RECIPE = {"crop": 0.875, "views": 1, "logit_adjustment": 0.5, "finetune_epochs": 6}
-RECIPE |= {"keep_lowest_loss": True}  # as these logs were made: see README.md
 
 
 def splits() -> pd.DataFrame:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from fruitveg_tl.training.data_parallel import split
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
@@ -201,39 +200,6 @@ def _say_diverged(what: str, epoch: int) -> None:
     print(f"WARNING: {problem}; what came before is kept", file=sys.stderr)
 
 
-def interpolate(
-    model: keras.Model, start: Sequence[np.ndarray], validation: Batches
-) -> dict[str, float]:
-    """Move the weights back towards `start` as far as that lowers the validation loss.
-
-    Fine-tuning on one shop's images forgets some of what holds in every shop; the point
-    between the weights before and after often does better than either (WiSE-FT, Wortsman et al.
-    2022).
-
-    Args:
-        model: fine-tuned and compiled; holds the chosen weights on return.
-        start: its weights before fine-tuning.
-        validation: the validation split.
-
-    Returns:
-        alpha: fraction of fine-tuning that is kept, one of 0.1, 0.2, … 1; val_loss: the loss there.
-    """
-    tuned, losses = model.get_weights(), {}
-    for alpha in np.linspace(0.1, 1, 10).round(1).tolist():
-        model.set_weights(between(start, tuned, alpha))
-        losses[alpha] = run_epoch(model, validation)["loss"]
-    best = min(losses, key=losses.get)
-    model.set_weights(between(start, tuned, best))
-    return {"alpha": best, "val_loss": losses[best]}
-
-
-def between(
-    start: Sequence[np.ndarray], end: Sequence[np.ndarray], alpha: float
-) -> list[np.ndarray]:
-    """Return the weights that lie the fraction `alpha` of the way from `start` to `end`."""
-    return [(1 - alpha) * a + alpha * b for a, b in zip(start, end, strict=True)]
-
-
 def run_epoch(
     model: keras.Model, batches: Batches, training: bool = False, bar: tqdm | None = None
 ) -> dict[str, float]:
@@ -250,11 +216,9 @@ def run_epoch(
     """
     step = model.train_on_batch if training else model.test_on_batch
     totals: dict[str, float] = {}
-    for number, batch in enumerate(batches):
-        # The first is whole: Keras cannot make a model's metrics from a batch that is split.
-        parts = split(model, *batch) if number else batch
+    for batch in batches:
         # One batch's values: both methods reset the metrics when called.
-        for name, value in step(*parts, return_dict=True).items():
+        for name, value in step(*batch, return_dict=True).items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(batch[1])
         if bar is not None:
             bar.update()

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from fruitveg_tl.config import variable
-from fruitveg_tl.training.data_parallel import device_count, predict_on_batch
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
@@ -49,10 +48,7 @@ class Inference:
 
     def __init__(self, model: keras.Model, precision: str = "float32"):
         self.model = model
-        one_device = device_count(model) == 1
-        self._compiled = (
-            _compiled(model, precision) if one_device and engine() == OPENVINO else None
-        )
+        self._compiled = _compiled(model, precision) if engine() == OPENVINO else None
         self._idle: list[_Requests] = []
         self._lock = threading.Lock()
 
@@ -71,7 +67,7 @@ class Inference:
         if self._compiled is None:
             for batch in checked:
                 with self._lock:
-                    output = predict_on_batch(self.model, batch)
+                    output = self.model.predict_on_batch(batch)
                 yield output
             return
         try:

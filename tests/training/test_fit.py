@@ -10,9 +10,7 @@ from fruitveg_tl.training.fit import (
     adamw,
     best_epoch,
     fit_resumable,
-    interpolate,
     logit_adjusted_crossentropy,
-    run_epoch,
 )
 
 N, WIDTH = 40, 6
@@ -123,21 +121,6 @@ def test_mixup_blends_images_and_labels_in_the_same_proportion(data):
     assert ((blended > 0.01) & (blended < 0.99)).any()
     again = Batches([x], rows, targets, 7, np.random.default_rng(3), mixup=0.4)
     np.testing.assert_array_equal(again[2][0], drawn[2][0])
-
-
-def test_interpolation_finds_the_lowest_validation_loss_on_the_way_back(data):
-    x, y = data
-    validation = Batches([x], np.arange(N), y, 16)
-    model = fresh_model()
-    start, towards = [np.zeros_like(w) for w in model.get_weights()], np.zeros((WIDTH, 2))
-    towards[0] = [-1, 1]  # the label is the sign of the first value
-    for length, expected in ((1, 1.0), (30, 0.1)):  # too short a step is kept, too long is not
-        model.set_weights([length * towards, np.zeros(2)])
-        x[:3, 0] *= -1 if length == 30 else 1  # certain and wrong: a very high loss
-        found = interpolate(model, start, validation)
-        assert found["alpha"] == expected
-        assert found["val_loss"] == run_epoch(model, validation)["loss"]
-        np.testing.assert_allclose(model.get_weights()[0], expected * length * towards, rtol=1e-6)
 
 
 def test_a_logit_adjusted_loss_is_lowest_where_the_probabilities_leave_the_frequencies_out():
