@@ -74,10 +74,19 @@ class Study:
         # Labels and paths are text, also where they look like numbers or like nothing.
         return pd.read_csv(self.folder / "images.csv", dtype=str, keep_default_na=False)
 
-    @cached_property
-    def probabilities(self) -> Mapping[str, np.ndarray]:
-        """The arrays of `probabilities.npz`, each read when it is asked for."""
-        return np.load(self.folder / "probabilities.npz", allow_pickle=False)
+    def array(self, key: str) -> np.ndarray:
+        """Read one array of `probabilities.npz`.
+
+        Raises:
+            KeyError: if it is not there.
+        """
+        with np.load(self.folder / "probabilities.npz", allow_pickle=False) as archive:
+            return archive[key]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Read all arrays of `probabilities.npz`."""
+        with np.load(self.folder / "probabilities.npz", allow_pickle=False) as archive:
+            return dict(archive)
 
     def __iter__(self) -> Iterator["Run"]:
         return (Run(self, name) for name in self.runs.index)
@@ -238,7 +247,7 @@ class Run:
         return images.loc[own, ["path", "label", "leaked"]].reset_index(drop=True)
 
     def _array(self, stage: str, what: str) -> np.ndarray:
-        return self.study.probabilities[f"{self.name}/{slug(stage)}/{what}"]
+        return self.study.array(f"{self.name}/{slug(stage)}/{what}")
 
 
 def load_study(name: str) -> Study:
@@ -355,7 +364,7 @@ def publish(name: str, runs: Iterable[Run]) -> None:
             those of the study; nothing is written then.
     """
     study = load_study(name)
-    table, history, arrays = study.runs, study.history, dict(study.probabilities)
+    table, history, arrays = study.runs, study.history, study.arrays()
     for run in runs:
         alike = [old for old in study if old.row["content"] == run.row["content"]]
         places = {split: _places(run, alike[0], split) for split in ("val", "test")}
@@ -375,7 +384,7 @@ def publish(name: str, runs: Iterable[Run]) -> None:
             for what, split in (("predicted", "test"), ("test", "test"), ("val", "val")):
                 if whole or what == "predicted":
                     key = f"{run.name}/{slug(stage)}/{what}"
-                    arrays[key] = run.study.probabilities[key][places[split]]
+                    arrays[key] = run.study.array(key)[places[split]]
     table = table.rename_axis("run").reset_index()
     save_tables(study.folder, table, history, study.images, arrays)
 

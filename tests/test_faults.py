@@ -183,5 +183,5 @@ def test_pickles_are_never_loaded(finished):
     key = f"{finished.name}/fine-tuned/test"
     np.savez(finished / "probabilities.npz", **{key: np.array([Harm()], object)})
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        _ = load_run(finished).study.probabilities[key]
+        _ = load_run(finished).study.array(key)
     assert "HARMED" not in os.environ

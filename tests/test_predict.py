@@ -108,7 +108,7 @@ def test_a_backbones_name_stands_for_its_best_run_by_validation(trained, tmp_pat
     # Surer of what is true, by what was kept; the history tells of epochs that were not.
     run = load_run(other)
     better = np.eye(3, dtype=np.float16)[run.val_targets] * 0.9 + 0.1 / 3
-    arrays = dict(run.study.probabilities) | {f"{run.name}/fine-tuned/val": better}
+    arrays = run.study.arrays() | {f"{run.name}/fine-tuned/val": better}
     np.savez(other / "probabilities.npz", **arrays)
     table = (other / "runs.csv").read_text()  # no copy: of another commit
     (other / "runs.csv").write_text(table.replace(run.row["commit"], "0" * 40))
