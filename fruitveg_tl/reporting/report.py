@@ -17,7 +17,7 @@ import nbformat
 import pypandoc
 import typst
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 
@@ -48,7 +48,9 @@ def execute(source: Path, target: Path) -> None:
         target: where to store it; may be `source`.
 
     Raises:
-        InputError: if a cell fails, with its error; `target` then keeps what it had.
+        InputError: if a cell fails, with its error, or the kernel dies; `target` then keeps what it
+            had.
+        KeyboardInterrupt: after Ctrl-C, once the kernel has ended.
     """
     notebook = nbformat.read(source, as_version=4)
     client = NotebookClient(
@@ -62,13 +64,18 @@ def execute(source: Path, target: Path) -> None:
         with _progress_of_kernels() as inherited:
             # What a cell prints on standard error is kept all the same.
             client.execute(stderr=subprocess.DEVNULL, **inherited)
-    except CellExecutionError as error:
+    except Exception as error:
+        # nbclient answers Ctrl-C by ending its kernel, and fails in several ways without it.
+        if hasattr(client, "_async_cleanup_kernel_future"):
+            raise KeyboardInterrupt from None
+        if isinstance(error, DeadKernelError):
+            raise InputError(
+                f"{source}: its kernel died; memory may have run out: close other programs"
+            ) from None
+        if not isinstance(error, CellExecutionError):
+            raise
         last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
         raise InputError(f"{source}: a cell failed: {last}") from None
-    except AssertionError:
-        if client.km is not None:
-            raise
-        raise KeyboardInterrupt from None  # nbclient answers Ctrl-C by ending its kernel
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if not _is_download(output)]

@@ -103,6 +103,22 @@ def test_a_failing_cell_is_named_and_nothing_is_overwritten(tmp_path):
     assert source.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("target", "outcome"),
+    [
+        ("os.getppid(), signal.SIGINT", pytest.raises(KeyboardInterrupt)),
+        ("os.getpid(), signal.SIGKILL", pytest.raises(InputError, match=r"01_end\.ipynb: its")),
+    ],
+)
+def test_a_signal_ends_a_notebook_in_one_line(target, outcome, tmp_path):
+    cell = f"import os, signal, time\nos.kill({target})\ntime.sleep(60)"
+    source = write(tmp_path / "01_end.ipynb", new_code_cell(cell))
+    before = source.read_bytes()
+    with outcome:
+        report.execute(source, source)
+    assert source.read_bytes() == before
+
+
 def test_the_images_are_those_asked_for_or_in_place_the_notebooks_own(tmp_path, monkeypatch):
     monkeypatch.setattr(PATHS, "root", tmp_path)
     monkeypatch.setenv("FRUITVEG_DATASET", "before")
