@@ -59,6 +59,8 @@ def execute(source: Path, target: Path) -> None:
         kernel_name="python3",
         resources={"metadata": {"path": str(Path.cwd())}},
         record_timing=False,
+        # At Ctrl-C an orderly end may hang: the interrupted cell starts a second one beside it.
+        shutdown_kernel="immediate",
     )
     try:
         with _progress_of_kernels() as inherited:
