@@ -5,12 +5,12 @@ import signal
 import sys
 from contextlib import suppress
 
-STOPPED = "stopped; the same command goes on with the steps that are left\n"
+from fruitveg_tl.utils.errors import STOPPED
 
 
 def _stop(*_) -> None:
     # At once: libraries turn a KeyboardInterrupt into errors of their own, or abort after it.
-    os.write(terminal, STOPPED.encode())
+    os.write(terminal, f"{STOPPED}\n".encode())
     os._exit(130)
 
 

@@ -13,7 +13,7 @@ from fruitveg_tl.config import PATHS, RunConfig, Selection
 from fruitveg_tl.models.backbones import backbone_by_name
 from fruitveg_tl.options import parser
 from fruitveg_tl.profiles import PROFILES
-from fruitveg_tl.utils.errors import InputError, printable
+from fruitveg_tl.utils.errors import STOPPED, InputError, printable
 from fruitveg_tl.utils.storage import STDOUT, new_file, remove
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on with the steps that are left", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return 130
     return 0
 

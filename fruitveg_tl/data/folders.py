@@ -72,13 +72,14 @@ def from_folders(root: Path, partial: bool = False) -> Iterator[Item]:
 
 
 def _from_class_folders(root: Path, partial: bool) -> Iterator[Item]:
-    for folder in _folders(root):
+    folders = _folders(root)
+    for folder in folders:
         _refuse_data_sets(folder)
     images = list(_labelled(root))
     if partial:
         yield from ((path, label, "train") for path, label in images)
         return
-    empty = {_label(folder) for folder in _folders(root)} - {label for _, label in images}
+    empty = {_label(folder) for folder in folders} - {label for _, label in images}
     _refuse_empty_classes(root, empty)
     if images:
         yield from _stratified(root, images)

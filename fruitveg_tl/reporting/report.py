@@ -62,6 +62,20 @@ def execute(source: Path, target: Path) -> None:
         # At Ctrl-C an orderly end may hang: the interrupted cell starts a second one beside it.
         shutdown_kernel="immediate",
     )
+    _run_cells(client, source)
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if not _is_download(output)]
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    with new_file(target) as temporary:
+        nbformat.write(notebook, temporary)
+
+
+def _run_cells(client: NotebookClient, source: Path) -> None:
+    """Run all cells; a failing one, a dead kernel and Ctrl-C give the errors of `execute`."""
     try:
         with _progress_of_kernels() as inherited:
             # What a cell prints on standard error is kept all the same.
@@ -78,15 +92,6 @@ def execute(source: Path, target: Path) -> None:
             raise
         last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
         raise InputError(f"{source}: a cell failed: {last}") from None
-    for cell in notebook.cells:
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if not _is_download(output)]
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    with new_file(target) as temporary:
-        nbformat.write(notebook, temporary)
 
 
 def export(

@@ -2,6 +2,9 @@
 
 import os
 
+# Said after Ctrl-C, by whoever ends the process.
+STOPPED = "stopped; the same command goes on with the steps that are left"
+
 
 class InputError(Exception):
     """Something the user gave (a file, a name, a setting) cannot be used.
