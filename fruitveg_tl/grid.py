@@ -62,7 +62,9 @@ def run_grid(jobs: Sequence[Job], workers: int, force: bool = False) -> list[Run
 def _run_all(one, jobs: Sequence[Job], force: bool) -> list[Run]:
     import ray
 
-    stored = {id(part): ray.put(part) for images, source, _ in jobs for part in (images, source)}
+    # Most jobs share their images and their weights, which are large.
+    parts = {id(part): part for images, source, _ in jobs for part in (images, source)}
+    stored = {key: ray.put(part) for key, part in parts.items()}
     arguments = [
         (stored[id(images)], stored[id(source)], how, force) for images, source, how in jobs
     ]

@@ -131,11 +131,8 @@ class FrozenPart:
         return self.folder / f"{part.name}.json"
 
     def _store_part(self, pixels: np.ndarray, part: "_Part") -> None:
-        start, file, dtype = (
-            time.perf_counter(),
-            self.folder / f"{part.name}.npy",
-            self._dtype(part),
-        )
+        start = time.perf_counter()
+        file, dtype = self.folder / f"{part.name}.npy", self._dtype(part)
         seen = _view(pixels, part.rows, part.view)
         if self.exact[0]:
             prefix, pool = self._in_float32 if part.view is None else self._as_in_training
