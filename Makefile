@@ -63,8 +63,7 @@ lab: setup       ## open JupyterLab
 	.venv-torch/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
 	touch $@
 
-BENCHMARKS := end_to_end prediction headline engine share_of_peak waiting onednn tries growth \
-              input_path
+BENCHMARKS := end_to_end prediction headline engine share_of_peak growth input_path
 
 bench: setup .venv-torch/done  ## measure speed and memory, write benchmarks/results
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[bench]

@@ -20,24 +20,19 @@ from sklearn.preprocessing import StandardScaler
 from fruitveg_tl.data import registry
 from fruitveg_tl.models import weights
 from fruitveg_tl.models.backbones import BACKBONES, Backbone
-from fruitveg_tl.models.network import Network, build_network
+from fruitveg_tl.models.network import build_network
 from fruitveg_tl.training.inference import KERAS, OPENVINO, Inference
-from fruitveg_tl.utils import runtime
+from fruitveg_tl.training.precision import in_precision
 
 SIZE, COUNT, ROUNDS, SEEDS = 224, 96, 3, 3
-
-
-def network(backbone: Backbone, precision: str) -> Network:
-    """Build a backbone with its pre-trained weights."""
-    with runtime.dtype_policy(precision):
-        return build_network(backbone, 2, SIZE, weights.resolve(backbone).values)
 
 
 def inference(backbone: Backbone, engine: str, precision: str) -> Inference:
     """Return the frozen part by one engine in one precision."""
     os.environ["FRUITVEG_ENGINE"] = engine
-    built = precision if engine == KERAS else "float32"  # OpenVINO rounds by itself
-    return Inference(network(backbone, built).prefix, precision)
+    frozen = build_network(backbone, 2, SIZE, weights.resolve(backbone).values).frozen
+    # OpenVINO rounds by itself.
+    return Inference(in_precision(frozen, precision) if engine == KERAS else frozen, precision)
 
 
 def rates(name: str) -> list[dict[str, str]]:
@@ -75,7 +70,8 @@ def probe(name: str, precision: str) -> dict[str, str]:
     rows = np.concatenate([dataset.rows("train"), dataset.rows("val")])
     pixels, targets = dataset.pixels(SIZE)[rows], dataset.targets[rows]
     features = inference(backbone, OPENVINO, precision).predict(pixels).astype(np.float16)
-    pooled = Inference(network(backbone, "float32").pool, precision).predict(features)
+    network = build_network(backbone, 2, SIZE, weights.resolve(backbone).values)
+    pooled = Inference(network.pool, precision).predict(features)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     scores = [
         cross_val_score(model, pooled, targets, cv=StratifiedKFold(3, shuffle=True, random_state=s))

@@ -96,7 +96,8 @@ def _readers(folder: Path, dataset: Images, paths: list[Path]) -> dict:
     )
 
     def arrays() -> Iterator:
-        return iter(Batches([pixels], rows, labels, BATCH, np.random.default_rng(0)))
+        batches = Batches([pixels], rows, labels, BATCH, seed=0)
+        return (batches[index] for index in range(len(batches)))
 
     def read(batches: Callable[[], Iterator]) -> None:
         for _ in batches():

@@ -1,64 +1,38 @@
 """The two calls that the benchmarks of the arithmetic time: frozen part and training step."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import keras
 import numpy as np
 
 from fruitveg_tl.evaluation.cost import multiplications
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.models.network import Network, build_network
+from fruitveg_tl.models.network import build_network, unfreeze
 from fruitveg_tl.training.inference import Inference
-from fruitveg_tl.training.pointwise import with_products
-from fruitveg_tl.utils import runtime
+from fruitveg_tl.training.precision import in_precision
 
 SIZE, BATCH, CLASSES = 224, 32, 34
 
 
-def usual_precision(backbone: str) -> str:
-    """Return the precision that a run trains this backbone in here."""
-    return runtime.fast_precision(BACKBONES[backbone].bfloat16)
-
-
 def frozen_part(backbone: str, engine: str, precision: str) -> tuple[Callable, float]:
     """Return a call of the frozen part on one batch, and its operations, two a multiplication."""
-    network = _network(backbone, precision if engine == "keras" else "float32")
-    inference = Inference(network.prefix, precision)
+    frozen = build_network(BACKBONES[backbone], CLASSES, SIZE).frozen
+    model = in_precision(frozen, precision) if engine == "keras" else frozen
+    inference = Inference(model, precision)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8)
-    return lambda: inference.predict(pixels), 2.0 * BATCH * multiplications(network.prefix)
+    return lambda: inference.predict(pixels), 2.0 * BATCH * multiplications(frozen)
 
 
-def training_step(
-    backbone: str,
-    precision: str,
-    batch: int = BATCH,
-    boundary: str | None = None,
-    products: bool = True,
-) -> tuple[Callable, float]:
-    """Return a training step of the tail on one batch, and its operations.
+def training_step(backbone: str, precision: str) -> tuple[Callable, float]:
+    """Return a training step of the upper part on one batch, and its operations.
 
-    Three times those of the tail: forward, gradient by the input, gradient by the weights.
-    `boundary` and `products` are by default as in a run.
+    Three times those of the upper part: forward, gradient by the input, gradient by the weights.
     """
-    tail = compiled_tail(backbone, precision, boundary, products)
+    upper = build_network(BACKBONES[backbone], CLASSES, SIZE).upper
+    unfreeze(upper)
+    fast = in_precision(upper, precision)
+    fast.compile(keras.optimizers.AdamW(1e-5), "categorical_crossentropy")
     rng = np.random.default_rng(0)
-    x = rng.random((batch, *tail.input_shape[1:]), np.float32)
-    y = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=batch)]
-    return lambda: tail.train_on_batch(x, y), 6.0 * batch * multiplications(tail)
-
-
-def compiled_tail(
-    backbone: str, precision: str, boundary: str | None = None, products: bool = True
-) -> keras.Model:
-    """Build what is trained."""
-    tail = _network(backbone, precision, boundary).tail
-    tail = with_products(tail) if products else tail
-    tail.compile(keras.optimizers.AdamW(1e-5), "categorical_crossentropy")
-    return tail
-
-
-def _network(backbone: str, precision: str, boundary: str | None = None) -> Network:
-    entry = BACKBONES[backbone]
-    with runtime.dtype_policy(precision):
-        return build_network(replace(entry, boundary=boundary or entry.boundary), CLASSES, SIZE)
+    x = rng.random((BATCH, *upper.input_shape[1:]), np.float32)
+    y = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=BATCH)]
+    return lambda: fast.train_on_batch(x, y), 6.0 * BATCH * multiplications(upper)

@@ -232,5 +232,5 @@ def _study(options: argparse.Namespace) -> None:
 
 
 def _clean(options: argparse.Namespace) -> None:
-    freed = sum(remove(PATHS.cache / name) for name in ("pixels", "activations"))
+    freed = sum(remove(PATHS.cache / name) for name in ("pixels", "activations", "fits", "weights"))
     print(f"{freed / 1e6:,.1f} MB freed below {PATHS.cache}")

@@ -1,9 +1,10 @@
-"""One run from images to results: resumable step by step, written in one piece.
+"""One run from images to results: resumable epoch by epoch, written in one piece.
 
 The protocol is LP-FT (Kumar et al. 2022): a linear probe on the frozen backbone first, then
 fine-tuning from that head at a low rate, so that random gradients never reach pre-trained
 layers. BatchNorm stays in inference mode; whatever chooses an epoch looks at the validation split
-alone; the test split is read once, when training is over.
+alone; the test split is read once, when training is over. Notebooks 02 to 04 take the same steps in
+Keras' own words, and give the same numbers.
 
 What is reported is what is saved: every score is that of the saved network in float32.
 """
@@ -12,100 +13,132 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fruitveg_tl import studies
-from fruitveg_tl.config import FINETUNED, PATHS, PROBE, SCRATCH, RunConfig, Selection
+from fruitveg_tl.config import FINETUNED, PATHS, PROBE, SCRATCH, RunConfig, Selection, divided
 from fruitveg_tl.data import preprocess
 from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.evaluation import metrics
-from fruitveg_tl.inputs import (
-    Inputs,
-    activations,
-    build_networks,
-    frozen_part,
-    gather,
-)
 from fruitveg_tl.models import weights
-from fruitveg_tl.models.backbones import BUNDLED, MAKESHIFT, RANDOM, backbone_by_name, with_defaults
-from fruitveg_tl.models.network import Network, trainable_parameters
+from fruitveg_tl.models.backbones import (
+    BUNDLED,
+    MAKESHIFT,
+    RANDOM,
+    Backbone,
+    backbone_by_name,
+    with_defaults,
+)
+from fruitveg_tl.models.network import Network, build_network, trainable_parameters, unfreeze
 from fruitveg_tl.models.weights import SourceWeights
 from fruitveg_tl.profiles import ablations_in_words
 from fruitveg_tl.studies import MODEL, MODEL_HASH, PROBE_HEAD, Run
-from fruitveg_tl.training.features import Activations
-from fruitveg_tl.training.fit import (
-    Batches,
-    Phase,
-    adamw,
-    fit_resumable,
-    logit_adjusted_crossentropy,
-)
+from fruitveg_tl.training import inference
+from fruitveg_tl.training.features import Outputs, frozen_outputs, outputs_of
+from fruitveg_tl.training.fit import KeepEpochs, LogitAdjustedCrossentropy, warmup_cosine
 from fruitveg_tl.training.inference import Inference
-from fruitveg_tl.training.pointwise import with_products
+from fruitveg_tl.training.precision import frozen_precision, in_precision, training_precision
 from fruitveg_tl.utils import replay, runtime
 from fruitveg_tl.utils.backend import keras
-from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import note
-from fruitveg_tl.utils.storage import (
-    exclusive,
-    new_folder,
-    own_folder,
-    remove,
-    sha256_file,
-    write_json,
-)
+from fruitveg_tl.utils.storage import exclusive, new_folder, sha256_file, sha256_json, write_json
 
-EVALUATION_BATCH = 64
 # From scratch, images that go through all layers at a time: the gradient needs each layer's output
 # of each of them. More were no faster on two cores.
 SCRATCH_BATCH = 16
-# What the generator of a phase's batches is seeded with, beside the run's seed and the epoch.
-PHASE_SEEDS = {PROBE: 12, FINETUNED: 10, SCRATCH: 7}
+# Random weights get their BatchNorm statistics from every so many of the training images, and from
+# no fewer than the second number.
+STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
 CHECKED, TOLERANCE = 64, 1e-5  # images, and the largest difference of a probability
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run's result follows from.
+
+    Attributes:
+        images: split as the run uses them.
+        source: the weights to start from.
+        recipe: how to train, with the backbone's own settings filled in.
+    """
+
+    images: Images
+    source: SourceWeights
+    recipe: RunConfig
+
+    @property
+    def backbone(self) -> Backbone:
+        """The registry entry, cut where the run cuts it."""
+        return replace(backbone_by_name(self.recipe.backbone), boundary=self.recipe.boundary)
+
+    @cached_property
+    def identity(self) -> str:
+        """Eight hexadecimal digits: equal for runs that give the same result."""
+        images = [self.images.digest, self.images.order]
+        return sha256_json([self.recipe.to_dict(), self.source.digest, *images])[:8]
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        recipe = self.recipe
+        name = f"{self.images.name}-{recipe.backbone}-{recipe.strategy}-{recipe.size}px"
+        return PATHS.runs / f"{name}-seed{recipe.seed}-{self.identity}"
+
+
 @dataclass
-class _State:
-    """What the steps of a run work on."""
+class _Trained:
+    """What training leaves behind.
 
-    inputs: Inputs
-    pixels: np.ndarray
+    Attributes:
+        network: with its final weights.
+        history: a record per stage and epoch.
+        probabilities: by stage, of the held-out images, shape (h, classes).
+        seconds: of the frozen part, of each stage and of evaluation.
+        parameters: how many each stage has trained.
+        probe_head: kernel and bias of the linear probe.
+        reused: whether the frozen part was on disk.
+    """
+
     network: Network
-    trainable: keras.Model  # the network's tail, or a copy in the precision to train in
-    activations: Activations
-    folder: Path  # of what is kept while the run is unfinished
-    seconds: dict[str, float]
     history: list[dict] = field(default_factory=list)
-    probabilities: dict[str, np.ndarray] = field(default_factory=dict)  # of the held-out images
-    trained_parameters: dict[str, int] = field(default_factory=dict)
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
     probe_head: list[np.ndarray] | None = None
-
-    def held_out(self, split: str) -> np.ndarray:
-        """Return the places of a split's images in the arrays of held-out images."""
-        return np.searchsorted(self.inputs.held_out, self.inputs.images.rows(split))
+    reused: bool = False
 
 
-def train(
-    images: Images,
-    source: SourceWeights,
-    config: RunConfig,
-    force: bool = False,
-    precision: str | None = None,
-) -> Run:
+def recipe_for(images: Images, backbone: str, **changes: Any) -> RunConfig:
+    """Return how a backbone is trained on these images, every value filled in.
+
+    Args:
+        images: whose recipe holds, see `Images.recipe`.
+        backbone: e.g. "vgg16".
+        changes: settings that differ from the recipe; None keeps the recipe's.
+
+    Raises:
+        InputError: naming the setting that makes no sense.
+    """
+    _, usual = divided(images.recipe)
+    changed = {name: value for name, value in changes.items() if value is not None}
+    return with_defaults(RunConfig(**(usual | {"backbone": backbone} | changed)))
+
+
+def train(images: Images, source: SourceWeights, config: RunConfig, force: bool = False) -> Run:
     """Train and evaluate one network, or return what an earlier call has finished.
 
     Args:
         images: to train and test on.
         source: weights to start from.
         config: how to train.
-        force: run again although a finished run is on disk.
-        precision: dtype policy of training and of the frozen part; default: what is fast here.
+        force: run again although a finished run is on disk; its fits are read where they are kept.
 
     Returns:
         the finished run.
@@ -113,16 +146,17 @@ def train(
     Raises:
         InputError: if images, weights or settings cannot be used.
     """
-    inputs = gather(images, source, config, precision)
+    inputs = Inputs(images, source, with_defaults(config))
     if not force and (finished := studies.find(inputs.identity)):
         return finished
     # One process at a time computes a run, however its images are called.
     with exclusive(PATHS.cache / "runs" / inputs.identity), exclusive(inputs.folder):
         if not force and (finished := studies.find(inputs.identity)):
             return finished
-        state = _compute_frozen_part(inputs)
-        _train(state)
-        return _save(state)
+        if source.source in MAKESHIFT:
+            note(f"WARNING: {inputs.backbone.name}: {source.source}")
+        trained = _transfer(inputs) if inputs.recipe.strategy == "transfer" else _scratch(inputs)
+        return _save(inputs, trained)
 
 
 def jobs(
@@ -146,191 +180,239 @@ def jobs(
         yield images.subsample(count, config.seed) if count else images, loaded[key], config
 
 
-# --- the frozen part ----------------------------------------------------------------------------
-
-
-def _compute_frozen_part(inputs: Inputs) -> _State:
-    """Decode the images, build the network and compute what never changes, each once."""
-    seconds: dict[str, float] = {}
-    if inputs.source.source in MAKESHIFT:
-        note(f"WARNING: {inputs.backbone.name}: {inputs.source.source}")
-    network, fast = build_networks(inputs)
-    _say_what_it_takes(inputs, network)
-    with _timed(seconds, "decode"):
-        pixels = inputs.images.pixels(inputs.config.size, inputs.config.crop)
-    found = activations(inputs, network, fast, pixels)
-    seconds["frozen"] = found.seconds
-    folder = own_folder(PATHS.cache / "runs" / inputs.identity)
-    return _State(inputs, pixels, network, with_products(fast.tail), found, folder, seconds)
-
-
-def _say_what_it_takes(inputs: Inputs, network: Network) -> None:
-    config, images = inputs.config, inputs.images
-    frozen = frozen_part(inputs, network, network)
-    missing = frozen.missing_bytes(inputs.viewed, inputs.held_out, config.size, config.views)
-    if not images.pixels_file(config.size, config.crop).exists():
-        missing += len(images.index) * config.size**2 * 3
-    # The last and the best state, each weights and two moments, beside those of the epoch before.
-    state = 4 * (2 * 2 * 3 * network.tail.count_params() + network.model.count_params())
-    note(
-        f"{inputs.folder.name}: its cache needs {missing / 1e6:,.1f} MB more below {PATHS.cache}, "
-        f"which «python -m fruitveg_tl clean» frees; training and the network {state / 1e6:,.0f} MB"
-    )
-
-
 # --- training -----------------------------------------------------------------------------------
 
 
-def _train(state: _State) -> None:
-    config = state.inputs.config
-    if not state.inputs.transfer:
-        _train_tail(state, SCRATCH, config.scratch_rate)
-        return
-    if config.probe_first:
-        _train_linear_probe(state)
-    _train_tail(state, FINETUNED, config.finetune_rate)
+def starting_network(inputs: Inputs) -> Network:
+    """Build a run's network with the weights that it starts from."""
+    recipe, values = inputs.recipe, inputs.source.values
+    runtime.make_deterministic(recipe.seed)
+    if inputs.source.source == RANDOM:
+        rows = inputs.images.viewed_rows  # few labels or all: the same statistics
+        every = min(STATISTICS_EVERY, 1 + len(rows) // STATISTICS_LEAST)
+        some = inputs.images.pixels(recipe.size, recipe.crop)[rows[::every]]
+        values = weights.estimate_batch_norm_statistics(inputs.backbone, values, some)
+    classes = len(inputs.images.classes)
+    return build_network(inputs.backbone, classes, recipe.size, values, recipe.divide_by_255)
 
 
-def _train_linear_probe(state: _State) -> None:
+def pooled_outputs(inputs: Inputs, network: Network) -> tuple[Outputs, Outputs]:
+    """Return what the frozen part gives at the boundary, and what a linear probe sees of it."""
+    boundary = frozen_outputs(network.frozen, inputs.images, inputs.recipe)
+    return boundary, outputs_of(network.pool, boundary, inputs.recipe)
+
+
+def pooled_features(images: Images, source: SourceWeights, config: RunConfig) -> np.ndarray:
+    """Return what a linear probe sees of every image in use, from disk or computed now.
+
+    Args:
+        images: split as a run uses them.
+        source: the weights that the run starts from.
+        config: how it is trained.
+
+    Returns:
+        float32 (n, d), in the order of the index; NaN for images that are not in use.
+    """
+    inputs = Inputs(images, source, replace(with_defaults(config), views=0))
+    _, found = pooled_outputs(inputs, starting_network(inputs))
+    features = np.full((len(images.index), *found.shape), np.nan, np.float32)
+    features[found.train_rows] = found.views[0]
+    features[found.held_out_rows] = found.held_out
+    return features
+
+
+def _transfer(inputs: Inputs) -> _Trained:
+    """Linear probe on the frozen network, then fine-tuning from its head."""
+    recipe, network = inputs.recipe, starting_network(inputs)
+    _say_state(network.model, network.upper)
+    boundary, features = pooled_outputs(inputs, network)
+    trained = _Trained(network, reused=boundary.reused and features.reused)
+    trained.seconds["frozen"] = boundary.seconds + features.seconds
+    if recipe.probe_first:
+        _train_probe(recipe, features, trained)
+    unfreeze(network.upper, recipe.update_batch_norm)
+    rate = recipe.finetune_rate
+    _train_layers(network.upper, recipe, boundary, trained, FINETUNED, rate)
+    return trained
+
+
+def _scratch(inputs: Inputs) -> _Trained:
+    """Train all layers from the start."""
+    recipe, network = inputs.recipe, starting_network(inputs)
+    _say_state(network.model, network.model)
+    pixels = frozen_outputs(None, inputs.images, recipe)
+    trained = _Trained(network, reused=pixels.reused, seconds={"frozen": pixels.seconds})
+    unfreeze(network.model, batch_norm=True)
+    rate = recipe.scratch_rate
+    _train_layers(network.model, recipe, pixels, trained, SCRATCH, rate, SCRATCH_BATCH)
+    return trained
+
+
+def _say_state(model: keras.Model, trained: keras.Model) -> None:
+    # Weights and two moments, beside those of the epoch before.
+    size = 4 * (2 * 3 * trained.count_params() + model.count_params())
+    note(f"{model.name}: training and the network need {size / 1e6:,.0f} MB of disk")
+
+
+def _train_probe(recipe: RunConfig, features: Outputs, trained: _Trained) -> None:
     """Train a softmax layer on pooled features and hand its weights to the network's head."""
-    config, found = state.inputs.config, state.activations
-    keras.utils.set_random_seed(config.seed)
-    head = keras.layers.Dense(len(state.inputs.images.classes), "softmax")
-    probe = keras.Sequential([keras.Input(found.pooled_held_out.shape[1:]), head])
-    phase = Phase(PROBE, config.probe_epochs, config.probe_rate, 0.0, config.patience)
-    _fit(state, probe, found.pooled_views, found.pooled_held_out, phase)
-    state.probe_head = head.get_weights()
-    state.network.head.set_weights(state.probe_head)
-    state.probabilities[PROBE] = probe.predict_on_batch(found.pooled_held_out)
+    keras.utils.set_random_seed(recipe.seed)
+    classes = len(features.images.classes)
+    layer = keras.layers.Dense(classes, "softmax", name="head")
+    head = keras.Sequential([keras.Input(features.shape), layer], name="probe")
+    settings = {"rate": recipe.probe_rate, "epochs": recipe.probe_epochs}
+    _fit(head, recipe, features, trained, PROBE, **settings, patience=recipe.patience)
+    trained.probe_head = head.get_weights()
+    trained.network.head.set_weights(trained.probe_head)
+    trained.probabilities[PROBE] = head.predict(features.held_out, verbose=0)
 
 
-def _train_tail(state: _State, stage: str, rate: float) -> None:
-    """Train what lies behind the boundary, and predict with it."""
-    config, tail, found = state.inputs.config, state.network.tail, state.activations
-    state.trainable.set_weights(tail.get_weights())
+def _train_layers(
+    model: keras.Model,
+    recipe: RunConfig,
+    outputs: Outputs,
+    trained: _Trained,
+    stage: str,
+    rate: float,
+    batch_size: int | None = None,
+) -> None:
+    """Train a network's layers in the precision that is fast here, and predict with them."""
+    fast = in_precision(model, training_precision(backbone_by_name(recipe.backbone)))
     # Mixup makes probabilities timid, which a loss punishes: its lowest comes before the network is
     # at its best (data/tuning/kept.csv). So all epochs are trained, and the last one is kept.
-    phase = Phase(stage, config.finetune_epochs, rate, config.mixup, None)
-    _fit(state, state.trainable, found.views, found.held_out, phase)
-    tail.set_weights(state.trainable.get_weights())
-    with _timed(state.seconds, "evaluation"):
-        state.probabilities[stage] = Inference(tail).predict(found.held_out)
-
-
-def _in_order(state: _State, held_out: np.ndarray, split: str) -> Batches:
-    """Return the batches of a split without augmentation."""
-    images = state.inputs.images
-    size = EVALUATION_BATCH if state.inputs.transfer else SCRATCH_BATCH
-    return Batches([held_out], state.held_out(split), images.one_hot(images.rows(split)), size)
+    settings = {"rate": rate, "epochs": recipe.finetune_epochs, "mixup": recipe.mixup}
+    _fit(fast, recipe, outputs, trained, stage, **settings, batch_size=batch_size)
+    model.set_weights(fast.get_weights())
+    start = time.perf_counter()
+    trained.probabilities[stage] = Inference(model).predict(outputs.held_out)
+    trained.seconds["evaluation"] = time.perf_counter() - start
 
 
 def _fit(
-    state: _State,
     model: keras.Model,
-    views: Sequence[np.ndarray],
-    held_out: np.ndarray,
-    phase: Phase,
+    recipe: RunConfig,
+    outputs: Outputs,
+    trained: _Trained,
+    stage: str,
+    *,
+    rate: float,
+    epochs: int,
+    patience: int | None = None,
+    mixup: float = 0.0,
+    batch_size: int | None = None,
 ) -> None:
-    """Train a model on the views by the phase's schedule, and note what that took."""
-    inputs, config = state.inputs, state.inputs.config
-    rows = inputs.images.rows("train")
-    places = np.searchsorted(state.activations.train_rows, rows)
-    targets = inputs.images.one_hot(rows)
-    steps = phase.epochs * math.ceil(len(rows) / config.batch_size)
-    parts = 1 if inputs.transfer else math.ceil(config.batch_size / SCRATCH_BATCH)
+    """Train a model on stored outputs, and note what that took."""
+    parts = math.ceil(recipe.batch_size / (batch_size or recipe.batch_size))
+    train = outputs.training_batches(math.ceil(recipe.batch_size / parts), recipe.seed, mixup)
+    validation = outputs.validation_batches(batch_size)
+    schedule = warmup_cosine(rate, epochs * len(train))
+    accumulated = parts if parts > 1 else None  # their gradients make up a step
+    loss = LogitAdjustedCrossentropy(outputs.images.training_counts, recipe.logit_adjustment)
     model.compile(
-        adamw(phase.rate, steps, config.weight_decay, parts),
-        logit_adjusted_crossentropy(targets.sum(0), config.logit_adjustment),
+        keras.optimizers.AdamW(
+            schedule, recipe.weight_decay, gradient_accumulation_steps=accumulated
+        ),
+        loss,
         metrics=["accuracy"],
     )
-
-    def batches(epoch: int) -> Batches:
-        rng = np.random.default_rng([config.seed, PHASE_SEEDS[phase.stage], epoch])
-        size = math.ceil(config.batch_size / parts)
-        return Batches(views, places, targets, size, rng, phase.mixup)
-
-    validation = _in_order(state, held_out, "val")
-    history = fit_resumable(model, batches, validation, phase, state.folder / phase.stage)
-    state.seconds[phase.stage] = sum(record.pop("seconds") for record in history)
-    state.history += [{"stage": phase.stage, **record} for record in history]
-    state.trained_parameters[phase.stage] = trainable_parameters(model)
+    keep = KeepEpochs(model, train, validation, epochs, patience, stage)
+    model.fit(
+        train,
+        validation_data=validation,
+        epochs=epochs,
+        initial_epoch=keep.start,
+        callbacks=[keep],
+        shuffle=False,
+        verbose=0,
+    )
+    trained.history += [
+        {"stage": stage} | {name: value for name, value in record.items() if name != "seconds"}
+        for record in keep.history
+    ]
+    trained.seconds[stage] = keep.seconds
+    trained.parameters[stage] = trainable_parameters(model)
 
 
 # --- results ------------------------------------------------------------------------------------
 
 
-def _save(state: _State) -> Run:
-    """Evaluate on the test split, store everything in one piece, and forget the unfinished run."""
-    inputs, images = state.inputs, state.inputs.images
+def _save(inputs: Inputs, trained: _Trained) -> Run:
+    """Store everything in one piece: network, probabilities and the scores on the test split."""
     # A run that is repeated stays where it is, also if its images are called otherwise by now.
     found = studies.find(inputs.identity)
     folder = found.folder if found and found.folder.parent == PATHS.runs else inputs.folder
     with new_folder(folder) as temporary:
-        state.network.model.save(temporary / MODEL)
+        trained.network.model.save(temporary / MODEL)
         (temporary / MODEL_HASH).write_text(f"{sha256_file(temporary / MODEL)}  {MODEL}\n")
-        if state.probe_head:
-            np.savez(temporary / PROBE_HEAD, kernel=state.probe_head[0], bias=state.probe_head[1])
+        if trained.probe_head:
+            kernel, bias = trained.probe_head
+            np.savez(temporary / PROBE_HEAD, kernel=kernel, bias=bias)
         shutil.copyfile(preprocess.__file__, temporary / "preprocess.py")
-        write_json(temporary / "config.json", inputs.config.to_dict())
-        write_json(temporary / "classes.json", list(images.classes))
-        difference = _difference_of_the_saved(state, temporary / MODEL)
-        _save_tables(state, temporary, folder.name, difference)
-    with suppress(InputError):  # an earlier version's folder, without our mark
-        remove(state.folder)
+        write_json(temporary / "config.json", inputs.recipe.to_dict())
+        write_json(temporary / "classes.json", list(inputs.images.classes))
+        difference = _difference_of_the_saved(inputs, trained, temporary / MODEL)
+        _save_tables(inputs, trained, temporary, folder.name, difference)
     return next(iter(studies.read_study(folder)))
 
 
-def _save_tables(state: _State, folder: Path, name: str, difference: float) -> None:
-    images, arrays = state.inputs.images, {}
-    for stage, probabilities in state.probabilities.items():
+def _save_tables(
+    inputs: Inputs, trained: _Trained, folder: Path, name: str, difference: float
+) -> None:
+    images, arrays = inputs.images, {}
+    places = {s: np.searchsorted(images.held_out, images.rows(s)) for s in ("val", "test")}
+    for stage, probabilities in trained.probabilities.items():
         stem = f"{name}/{studies.slug(stage)}"
-        for split in ("val", "test"):
-            arrays[f"{stem}/{split}"] = probabilities[state.held_out(split)].astype(np.float16)
-        predicted = probabilities[state.held_out("test")].argmax(1)
+        for split, rows in places.items():
+            arrays[f"{stem}/{split}"] = probabilities[rows].astype(np.float16)
+        predicted = probabilities[places["test"]].argmax(1)
         arrays[f"{stem}/predicted"] = predicted.astype(np.min_scalar_type(len(images.classes)))
-    history = pd.DataFrame(state.history)
+    history = pd.DataFrame(trained.history)
     history.insert(0, "run", name)
-    kept = [images.index.loc[images.rows(split)] for split in ("val", "test")]
+    kept = [images.index.loc[images.rows(split)] for split in places]
     shown = pd.concat(kept)[["split", "path", "label"]].assign(leaked="")
     shown.insert(0, "images", images.name)
-    runs = pd.DataFrame([{"run": name} | _row(state, difference)])
+    targets = images.targets[images.rows("test")]
+    scores = {
+        stage: metrics.evaluate(targets, probabilities[places["test"]])
+        for stage, probabilities in trained.probabilities.items()
+    }
+    row = _row(inputs, trained, scores) | {"saved network differs by": difference}
+    runs = pd.DataFrame([{"run": name} | row])
     studies.save_tables(folder, runs, history, shown, arrays)
 
 
-def _row(state: _State, difference: float) -> dict:
+def _row(inputs: Inputs, trained: _Trained, scores: Mapping[str, Mapping[str, float]]) -> dict:
     """Return what `runs.csv` says of the run."""
-    inputs, images, source = state.inputs, state.inputs.images, state.inputs.source
+    images, source, recipe = inputs.images, inputs.source, inputs.recipe
     by_source = {RANDOM: "random", BUNDLED: "bundled"}
     asked = {"weights": by_source.get(source.source, source.path or "auto")}
     asked |= images.asked
-    if inputs.config.strategy == "scratch":
+    transfer = recipe.strategy == "transfer"
+    if not transfer:
         asked["weights"] = "auto"
-    targets = images.targets[images.rows("test")]
     environment = runtime.environment()
     row = {
         "images": images.name,
         "content": images.content,
-        "backbone": inputs.config.backbone,
-        "seed": inputs.config.seed,
-        "changes": ablations_in_words(asked | inputs.config.to_dict(), images.recipe),
+        "backbone": recipe.backbone,
+        "seed": recipe.seed,
+        "changes": ablations_in_words(asked | recipe.to_dict(), images.recipe),
         "images per class": images.asked.get("train_images_per_class"),
         "weights": source.source,
         **{f"{split} images": count for split, count in images.split_sizes().items()},
     }
-    for stage, probabilities in state.probabilities.items():
-        scores = metrics.evaluate(targets, probabilities[state.held_out("test")])
-        row |= {f"{stage} {score}": value for score, value in scores.items()}
-        row[f"{stage} parameters"] = state.trained_parameters[stage]
-    row |= {f"{part} seconds": spent for part, spent in state.seconds.items()}
+    for stage, values in scores.items():
+        row |= {f"{stage} {score}": value for score, value in values.items()}
+        row[f"{stage} parameters"] = trained.parameters[stage]
+    row |= {f"{part} seconds": spent for part, spent in trained.seconds.items()}
     return row | {
         "evaluated": "float32",
-        "saved network differs by": difference,
-        "frozen precision": inputs.frozen_precision if inputs.transfer else "",
-        "training precision": inputs.precision,
-        "engine": inputs.engine if inputs.transfer else "",
-        "frozen part reused": state.activations.reused,
-        "settings": json.dumps(inputs.config.to_dict()),
-        "command": replay.command(asked | asdict(inputs.config), _usual(inputs))
+        "frozen precision": frozen_precision(inputs.backbone) if transfer else "",
+        "training precision": training_precision(inputs.backbone),
+        "engine": inference.engine() if transfer else "",
+        "frozen part reused": trained.reused,
+        "settings": json.dumps(recipe.to_dict()),
+        "command": replay.command(asked | asdict(recipe), _usual(inputs))
         if "dataset" in asked
         else "",
         "identity": inputs.identity,
@@ -345,31 +427,26 @@ def _row(state: _State, difference: float) -> dict:
 
 def _usual(inputs: Inputs) -> dict:
     """Return the settings that the run's command need not name: None is the backbone's own."""
-    usual = asdict(with_defaults(RunConfig(inputs.config.backbone)))
+    usual = asdict(with_defaults(RunConfig(inputs.recipe.backbone)))
     return usual | {
         name: value for name, value in inputs.images.recipe.items() if value is not None
     }
 
 
-def _difference_of_the_saved(state: _State, file: Path) -> float:
+def _difference_of_the_saved(inputs: Inputs, trained: _Trained, file: Path) -> float:
     """Return the largest difference of the saved network's probabilities, in plain Keras.
 
     It is asked about some held-out images, spread over all of them.
     """
-    held_out = state.inputs.held_out
+    held_out = inputs.images.held_out
     places = np.linspace(0, len(held_out) - 1, min(CHECKED, len(held_out))).astype(int)
+    pixels = inputs.images.pixels(inputs.recipe.size, inputs.recipe.crop)
     saved = keras.saving.load_model(file, compile=False)
-    images = state.pixels[held_out[places]].astype(np.float32)
+    images = pixels[held_out[places]].astype(np.float32)
     parts = np.array_split(images, math.ceil(len(images) / SCRATCH_BATCH))
     again = np.concatenate([saved.predict_on_batch(part) for part in parts])
-    difference = float(np.abs(again - list(state.probabilities.values())[-1][places]).max())
+    final = list(trained.probabilities.values())[-1]
+    difference = float(np.abs(again - final[places]).max())
     if difference > TOLERANCE:
         note(f"WARNING: {file.parent.name}: once saved, it differs by {difference:.1e}")
     return difference
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[what] = time.perf_counter() - start

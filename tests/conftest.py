@@ -1,6 +1,7 @@
 """Miniature datasets and a project folder of its own for every test: no network, no `shared`."""
 
 import encodings.cp437  # noqa: F401 (zipfile's; an unprivileged process may not read root's Python)
+import multiprocessing.sharedctypes  # noqa: F401 (Keras' data sets'; the same)
 import os
 import re
 import shutil
@@ -115,12 +116,12 @@ class Quick:
 
     def train(self, images=None, fold=0, labels=None, weights=None, **changes) -> studies.Run:
         """Train on these images, or with others, other settings or options of `run.train`."""
-        options = {x: changes.pop(x) for x in ("force", "precision") if x in changes}
+        force = changes.pop("force", False)
         config = replace(self.config, **changes)
         loaded = registry.load(str(images or self.images), fold=fold)
         if labels:
             loaded = loaded.subsample(labels, config.seed)
-        return train(loaded, source_of(config, weights or self.weights), config, **options)
+        return train(loaded, source_of(config, weights or self.weights), config, force)
 
 
 def source_of(config: RunConfig, choice: str = "random") -> weights.SourceWeights:
@@ -205,7 +206,9 @@ def open_folder():
 
 def problems(err: str) -> list[str]:
     """Return what a command says on standard error beside warnings and progress."""
-    usual = re.compile("WARNING: |.*: [0-9,]+ of [0-9,]+ [a-z]+, |.*: its cache needs ")
+    usual = re.compile(
+        "WARNING: |.*: [0-9,]+ of [0-9,]+ [a-z]+, |.*: its cache needs |.*: training and the "
+    )
     return [line for line in err.splitlines() if not usual.match(line)]
 
 

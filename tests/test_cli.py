@@ -132,15 +132,16 @@ def test_help_names_defaults_choices_and_backbones(capsys):
 def test_a_run_says_what_its_cache_needs_and_clean_frees_it(main, images):
     run = ["run", "--dataset", images, "--backbones", "vgg16", "--weights", "random", *QUICK]
     _, shown, err = main(*run)
-    needed = float(re.search(r"its cache needs (\S+) MB more below .*clean» frees; ", err)[1])
+    needed = float(re.search(r"its cache needs (\S+) MB more below .*clean» frees", err)[1])
+    assert re.search(r"training and the network need \d+ MB of disk", err)
     cache = PATHS.cache
-    stored = [*cache.glob("activations/*/*.npy"), *cache.glob("pixels/*.npy")]
-    files = [file for file in stored if "pooled" not in file.name]
-    assert len(files) == 3  # held out, and to train on
+    files = [*cache.glob("activations/*-frozen-*/*.npy")]
+    assert files
     assert needed == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=0.06)
+    assert list(cache.glob("fits/*/kept.npz"))
     code, out, _ = main("clean")
-    assert code == 0 and re.match(r"0\.[1-9] MB freed below", out)
-    assert not list(cache.glob("activations/*")) and not list(cache.glob("pixels/*"))
+    assert code == 0 and re.match(r"\d+\.\d MB freed below", out)
+    assert not any(list(cache.glob(f"{name}/*")) for name in ("activations", "pixels", "fits"))
     assert main(*run)[1] == shown  # the finished run is still there
 
 

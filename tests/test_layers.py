@@ -10,7 +10,6 @@ LAYERS = (
     {"models", "data"},
     {"training", "studies"},
     {"evaluation"},
-    {"inputs"},
     {"run"},
     {"predict", "export", "grid", "reporting"},
     {"cli", "options"},

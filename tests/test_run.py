@@ -19,12 +19,14 @@ from fruitveg_tl import studies
 from fruitveg_tl.config import PATHS, RunConfig, Selection, settings
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics
-from fruitveg_tl.inputs import gather, pooled_features
 from fruitveg_tl.models import backbones, weights
+from fruitveg_tl.models.backbones import with_defaults
 from fruitveg_tl.predict import choose_run, predict
 from fruitveg_tl.reporting import readme, tables
-from fruitveg_tl.training.fit import Batches
+from fruitveg_tl.training import features
+from fruitveg_tl.training.fit import Batches, KeepEpochs
 from fruitveg_tl.training.inference import BATCH
+from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -49,6 +51,16 @@ def test_results_hold_together(finished, quick):
     assert run.training_seconds == pytest.approx(sum(run.row[f"{x} seconds"] for x in parts))
 
 
+def compute_in(monkeypatch, precision):
+    """Have training and the frozen part compute in a number type, whatever is fast here."""
+    monkeypatch.setattr(runtime, "fast_precision", lambda gains: precision)
+
+
+def pooled_features(inputs):
+    """What a linear probe sees of the held-out images."""
+    return steps.pooled_outputs(inputs, steps.starting_network(inputs))[1].held_out
+
+
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
 def test_what_is_reported_is_what_is_saved(home, quick, monkeypatch, precision, engine):
@@ -57,7 +69,8 @@ def test_what_is_reported_is_what_is_saved(home, quick, monkeypatch, precision, 
         pytest.skip("no OpenVINO here")
     monkeypatch.setenv("FRUITVEG_ENGINE", engine)
     # At a low rate: random weights give probabilities that hang on the last bit else.
-    run = quick.train(finetune_rate=1e-4, precision=precision)
+    compute_in(monkeypatch, precision)
+    run = quick.train(finetune_rate=1e-4)
     assert run.row["saved network differs by"] < 1e-5
     images = load(quick.images)
     pixels = images.pixels(32)[images.rows("test")].astype(np.float32)
@@ -69,23 +82,26 @@ def test_what_is_reported_is_what_is_saved(home, quick, monkeypatch, precision, 
     )  # stored in 16 bits
     assert metrics.evaluate(run.targets, again) == pytest.approx(run.scores["fine-tuned"], rel=1e-4)
     # The probe's head, on what the pre-trained layers give.
-    source = gather(images, source_of(run.config), run.config)
-    head = np.load(run.folder / "probe.npz")
-    logits = pooled_features(source)[images.rows("test")] @ head["kernel"] + head["bias"]
+    inputs = steps.Inputs(images, source_of(run.config), run.config)
+    head, places = np.load(run.folder / "probe.npz"), images.rows("test")
+    features = pooled_features(inputs)[np.searchsorted(images.held_out, places)]
+    logits = features @ head["kernel"] + head["bias"]
     probe = np.exp(logits - logits.max(1, keepdims=True))
     probe /= probe.sum(1, keepdims=True)
     np.testing.assert_allclose(probe, run.probabilities["linear probe"], atol=1e-3)
 
 
 def test_training_in_bfloat16_trains_in_bfloat16(home, quick, monkeypatch):
-    trained, fit = {}, steps.fit_resumable
+    trained = {}
 
-    def spy(model, *arguments):
-        trained[arguments[-2].stage] = {layer.compute_dtype for layer in model.layers}
-        return fit(model, *arguments)
+    class Spy(KeepEpochs):
+        def __init__(self, model, *arguments):
+            super().__init__(model, *arguments)
+            trained[self.what] = {layer.compute_dtype for layer in model.layers}
 
-    monkeypatch.setattr(steps, "fit_resumable", spy)
-    quick.train(precision="mixed_bfloat16")
+    monkeypatch.setattr(steps, "KeepEpochs", Spy)
+    compute_in(monkeypatch, "mixed_bfloat16")
+    quick.train()
     assert trained["fine-tuned"] == {"bfloat16", "float32"}  # the head's softmax
 
 
@@ -95,17 +111,18 @@ def test_a_crop_is_seen_in_training_and_in_prediction(home, quick):
     for run in (whole, cropped):
         prediction = next(predict([image], run))[1][run.classes]
         np.testing.assert_allclose(prediction, run.probabilities["fine-tuned"][0], atol=1e-3)
-    probed = [run.probabilities["linear probe"] for run in (whole, cropped)]
-    assert np.abs(probed[0] - probed[1]).max() > 1e-4
+    one, other = (np.load(file) for file in PATHS.cache.glob("activations/*-pool-*/held-out-*.npy"))
+    assert (one != other).any()
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="no OpenVINO here")
 def test_openvino_computes_the_same_run(home, quick, monkeypatch):
-    by_keras = quick.train(precision="float32")
+    compute_in(monkeypatch, "float32")
+    by_keras = quick.train()
     monkeypatch.setenv("FRUITVEG_ENGINE", "openvino")
     loss = by_keras.history["loss"].to_numpy()
     before = by_keras.probabilities["fine-tuned"]
-    by_openvino = quick.train(precision="float32", force=True)
+    by_openvino = quick.train(force=True)
     assert by_keras.folder == by_openvino.folder  # an engine does not make another run
     assert (by_keras.row["engine"], by_openvino.row["engine"]) == ("keras", "openvino")
     assert not by_openvino.row["frozen part reused"]  # but other stored activations
@@ -131,6 +148,7 @@ def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
     assert quick.train().folder == finished
     assert (finished / "runs.csv").stat().st_mtime_ns == stamp
     before = contents(finished)
+    shutil.rmtree(PATHS.cache)  # and with it the finished fits
     assert quick.train(force=True).folder == finished
     assert (finished / "runs.csv").stat().st_mtime_ns > stamp
     assert contents(finished) == before  # the same seed gives the same numbers
@@ -204,7 +222,7 @@ def test_from_scratch_no_more_images_are_held_at_a_time_than_memory_bears(home, 
     quick.train(strategy="scratch")
     assert max(seen) == 4  # a step of eight images in two parts; so is validation
     seen.clear()
-    monkeypatch.setattr(steps, "EVALUATION_BATCH", 2)
+    monkeypatch.setattr(features, "EVALUATION_BATCH", 2)
     quick.train()
     assert max(seen) == 8
 
@@ -262,8 +280,8 @@ MOMENTS = {
     "decode": "data/cache/pixels/.*",
     "frozen part": "data/cache/activations/*/.*",
     "between views": "data/cache/activations/*/held-out-*.json",
-    "linear probe": "data/cache/runs/*/linear probe/state",
-    "fine-tuning": "data/cache/runs/*/fine-tuned/state",
+    "linear probe": "data/cache/fits/*/last.weights.h5",
+    "fine-tuning": "data/cache/fits/*/kept.npz",
     "results": "data/runs/.*",
 }
 
@@ -341,8 +359,8 @@ def test_the_probes_features_computed_again_are_those_of_the_run(home, quick):
     config = replace(quick.config, backbone="mobilenetv2")
     images, source = load(quick.images), source_of(config)
     steps.train(images, source, config)
-    (stored,) = PATHS.cache.glob("activations/*/held-out-*-pooled.npy")
+    (stored,) = PATHS.cache.glob("activations/*-pool-*/held-out-*.npy")
     used = np.load(stored)
     shutil.rmtree(PATHS.cache / "activations")
-    inputs = gather(images, source, config)
-    np.testing.assert_array_equal(pooled_features(inputs)[inputs.held_out], used)
+    inputs = steps.Inputs(images, source, with_defaults(config))
+    np.testing.assert_array_equal(pooled_features(inputs), used)

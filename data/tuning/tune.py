@@ -92,7 +92,7 @@ def _visits(dataset, rows: np.ndarray) -> np.ndarray:
 
     entry = BACKBONES["mobilenetv2"]
     network = build_network(entry, 2, SIZE, weights.resolve(entry).values)
-    boundary = Inference(network.prefix).predict(dataset.pixels(SIZE, RECIPE["crop"])[rows])
+    boundary = Inference(network.frozen).predict(dataset.pixels(SIZE, RECIPE["crop"])[rows])
     features = Inference(network.pool).predict(boundary)
     fine = dataset.index["path"].iloc[rows].map(lambda path: Path(path).parent.name).to_numpy()
     visit = np.zeros(len(rows), int)

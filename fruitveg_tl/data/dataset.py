@@ -74,6 +74,21 @@ class Images:
         """Positions of a split's images in the index, rising."""
         return np.flatnonzero(self.index["split"] == split)
 
+    @property
+    def held_out(self) -> np.ndarray:
+        """Rows of the validation and test images, rising."""
+        return np.sort(np.concatenate([self.rows("val"), self.rows("test")]))
+
+    @property
+    def viewed_rows(self) -> np.ndarray:
+        """Rows of the images whose augmented views are stored, rising."""
+        return self.rows("train") if self.viewed is None else self.viewed
+
+    @property
+    def training_counts(self) -> list[int]:
+        """Number of training images of each class."""
+        return np.bincount(self.targets[self.rows("train")], minlength=len(self.classes)).tolist()
+
     def one_hot(self, rows: np.ndarray) -> np.ndarray:
         """Return the targets of these rows as float32, shape (n, classes)."""
         return np.eye(len(self.classes), dtype=np.float32)[self.targets[rows]]

@@ -30,7 +30,7 @@ class Trained:
         name: of the set, without the fold.
         run: a finished run whose network is on disk.
         dataset: the images, split as the run splits them.
-        features: of all its images, see `inputs.pooled_features`.
+        features: of all its images, see `run.pooled_features`.
     """
 
     name: str

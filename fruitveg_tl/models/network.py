@@ -1,8 +1,8 @@
 """The network built on a backbone: one flat Keras graph that can be cut at a boundary.
 
-Raw RGB goes in, class probabilities come out. What lies before the *boundary* layer (the *prefix*)
-stays frozen for good, so its output can be computed once; what lies behind it (the *tail*) is
-trained. Both share their layers with the whole network.
+Raw RGB goes in, class probabilities come out. What lies before the *boundary* layer stays frozen
+for good, so its output can be computed once; what lies behind it (the *upper* part) is fine-tuned.
+Both share their layers with the whole network. Notebooks 02 to 04 show the same steps one by one.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ class Network:
 
     Attributes:
         model: raw RGB (n, size, size, 3) in 0..255 to probabilities (n, classes).
-        prefix: raw RGB to the activations at the boundary; None if everything is trained.
-        pool: activations at the boundary (or raw RGB without a prefix) to pooled features (n, d).
-        tail: the same input as `pool`, to probabilities.
+        frozen: raw RGB to the output of the boundary layer.
+        pool: the boundary layer's output to pooled features (n, d).
+        upper: the boundary layer's output to probabilities.
         body: the backbone, whose parameters have the order of `SourceWeights.values`.
     """
 
     model: keras.Model
-    prefix: keras.Model | None
+    frozen: keras.Model
     pool: keras.Model
-    tail: keras.Model
+    upper: keras.Model
     body: keras.Model
 
     @property
@@ -39,32 +39,14 @@ class Network:
         return self.model.get_layer("head")
 
 
-@dataclass(frozen=True)
-class Variant:
-    """How a network is trained, and which common mistakes are made on purpose.
-
-    Attributes:
-        frozen: True for transfer: the prefix is not trainable, and neither is any BatchNorm layer,
-            so their statistics stand still also while the tail is fine-tuned (calling with
-            `training=False` is not enough in Keras 3, keras #20285). False for training from
-            scratch: everything is trainable and there is no prefix.
-        update_batch_norm: True trains the tail's BatchNorm layers as well, statistics included.
-        divide_by_255: True scales RGB to 0..1, whatever the backbone was trained with.
-    """
-
-    frozen: bool = True
-    update_batch_norm: bool = False
-    divide_by_255: bool = False
-
-
 def build_network(
     backbone: Backbone,
     classes: int,
     size: int,
     weights: Sequence[np.ndarray] | None = None,
-    variant: Variant = Variant(),
+    divide_by_255: bool = False,
 ) -> Network:
-    """Build backbone, global average pooling and a softmax head as one graph.
+    """Build backbone, global average pooling and a softmax head as one graph, the backbone frozen.
 
     Args:
         backbone: the registry entry.
@@ -72,43 +54,50 @@ def build_network(
         size: side of the input images in pixels, at least 32.
         weights: the backbone's parameters in the order of `get_weights()`; None keeps the random
             initialisation.
-        variant: what is trained.
+        divide_by_255: scale RGB to 0..1, whatever the backbone was trained with: a common mistake.
 
     Raises:
         InputError: if the backbone cannot be cut at `backbone.boundary`.
     """
-    pixels = keras.Input((size, size, 3), name="rgb_0_255")
-    preprocessed = pixels / 255.0 if variant.divide_by_255 else backbone.preprocess_input(pixels)
+    inputs = keras.Input((size, size, 3), name="rgb_0_255")
+    preprocessed = inputs / 255.0 if divide_by_255 else backbone.preprocess_input(inputs)
     body = backbone.constructor(weights=None, include_top=False, input_tensor=preprocessed)
     if weights is not None:
         body.set_weights(weights)
+    body.trainable = False
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(body.output)
-    # The head's output is float32 whatever the precision of the rest: probabilities near 0 and 1.
-    output = keras.layers.Dense(classes, "softmax", dtype="float32", name="head")(pooled)
-    model = keras.Model(pixels, output, name=backbone.key)
-    for norm in (x for x in body.layers if isinstance(x, keras.layers.BatchNormalization)):
-        # Keras' 0.99 and 0.999 need thousands of steps to follow; here are hundreds.
-        norm.momentum = 0.9
-        norm.trainable = variant.update_batch_norm or not variant.frozen
-    if not variant.frozen:
-        return Network(model, None, keras.Model(pixels, pooled), model, body)
-    prefix, boundary, tail = _cut(backbone, model)
-    return Network(model, prefix, keras.Model(boundary, pooled), tail, body)
-
-
-def _cut(backbone: Backbone, model: keras.Model) -> tuple[keras.Model, object, keras.Model]:
-    """Return what lies before the boundary, its output, and what lies behind it."""
+    output = keras.layers.Dense(classes, "softmax", name="head")(pooled)
+    model = keras.Model(inputs, output, name=backbone.key)
     try:
         boundary = model.get_layer(backbone.boundary).output
-        prefix = keras.Model(model.input, boundary, name="prefix")
-        tail = keras.Model(boundary, model.output, name="tail")
+        frozen = keras.Model(inputs, boundary, name="frozen")
+        pool = keras.Model(boundary, pooled, name="pool")
+        upper = keras.Model(boundary, output, name="upper")
     except ValueError:  # no such layer, or a branch leads around it
         raise InputError(
             f"boundary {backbone.boundary}: {backbone.name} cannot be cut there; name a layer that "
             f"all paths go through, such as {backbone.last_conv}"
         ) from None
-    prefix.trainable = False
-    return prefix, boundary, tail
+    return Network(model, frozen, pool, upper, body)
+
+
+def unfreeze(model: keras.Model, batch_norm: bool = False) -> None:
+    """Make the layers of a network trainable, all but BatchNorm.
+
+    A BatchNorm layer that is not trainable stays in inference mode, its statistics stand still, so
+    also while the rest is trained; calling it with `training=False` is not enough in Keras 3 (keras
+    #20285).
+
+    Args:
+        model: changed in place.
+        batch_norm: train BatchNorm as well, statistics included.
+    """
+    for layer in model.layers:
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = batch_norm or not is_norm
+        if is_norm and batch_norm:
+            # Keras' 0.99 and 0.999 need thousands of steps to follow; here are hundreds.
+            layer.momentum = 0.9
 
 
 def trainable_parameters(model: keras.Model) -> int:

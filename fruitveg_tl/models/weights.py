@@ -22,7 +22,7 @@ from fruitveg_tl.models import quantisation
 from fruitveg_tl.models.backbones import BUNDLED, RANDOM, Backbone
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
-from fruitveg_tl.utils.storage import sha256_file
+from fruitveg_tl.utils.storage import new_file, own_folder, sha256_file
 
 # What a file is, by its SHA-256; of any other, tables say the name.
 KNOWN = {
@@ -97,6 +97,23 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
             raise
         file.unlink()
         raise InputError(f"{error}; the download was deleted, run again") from None
+
+
+def keras_file(backbone: Backbone, source: SourceWeights) -> Path:
+    """Return a file of weights for the argument `weights` of `keras.applications`.
+
+    Args:
+        backbone: the registry entry.
+        source: from `resolve`; its values are written below `data/cache/weights`, once.
+    """
+    name = f"{backbone.key}-{source.digest[:16]}.weights.h5"
+    file = own_folder(PATHS.cache / "weights") / name
+    if not file.exists():
+        model = backbone.constructor(weights=None, include_top=False)
+        model.set_weights(source.values)
+        with new_file(file) as temporary:
+            model.save_weights(temporary)
+    return file
 
 
 def bundled_file(backbone: Backbone) -> Path:

@@ -5,6 +5,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -16,7 +17,14 @@ from fruitveg_tl import config, studies
 from fruitveg_tl.config import PATHS, RunConfig, Selection, divided
 from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Images
-from fruitveg_tl.models.backbones import BACKBONES, BUNDLED, MAKESHIFT, RANDOM, with_defaults
+from fruitveg_tl.models.backbones import (
+    BACKBONES,
+    BUNDLED,
+    MAKESHIFT,
+    RANDOM,
+    Backbone,
+    with_defaults,
+)
 from fruitveg_tl.profiles import PROFILES
 from fruitveg_tl.reporting import style
 from fruitveg_tl.reporting.readme import tagged_outputs
@@ -242,25 +250,77 @@ def say(text: str) -> None:
     display(Markdown(text))
 
 
-def caveat(run: Run) -> None:
-    """Say loudly what a network started from, where that is not what Keras publishes."""
-    if run.weights == RANDOM:
+def caveat(backbone: Backbone, weights: str) -> None:
+    """Say loudly what a network starts from, where that is not what Keras publishes.
+
+    Args:
+        backbone: the registry entry.
+        weights: as results say it.
+    """
+    if weights == RANDOM:
         say(
-            f"> **Not transfer.** {run.backbone_name} starts from random numbers here. Its figures "
+            f"> **Not transfer.** {backbone.name} starts from random numbers here. Its figures "
             "show the procedure, and what it gives when nothing is transferred; they say nothing "
-            f"about how good the pre-trained {run.backbone_name} is."
+            f"about how good the pre-trained {backbone.name} is."
         )
-    if run.weights == BUNDLED:
+    if weights == BUNDLED:
         from fruitveg_tl.models.weights import card, training_seconds
 
-        about = card(BACKBONES[run.row["backbone"]])
+        about = card(backbone)
         say(
-            f"> **Bundled weights.** {run.backbone_name} starts from this project's own weights, "
+            f"> **Bundled weights.** {backbone.name} starts from this project's own weights, "
             f"not from Keras' ImageNet ones. They come from {about['images']}, in "
             f"{training_seconds(about) / 60:.0f} minutes of training, and put "
             f"{about['held_out_accuracy_rounded']:.0%} of the images held out into the right "
             "class. ImageNet weights know far more; so would what they transfer."
         )
+
+
+def load_images(dataset: str, resplit: int = 0) -> Images:
+    """Load the images that a notebook's parameters name.
+
+    Args:
+        dataset: a name from `registry.DATASETS`, or a folder; a relative one starts at the
+            project's root, wherever the kernel works.
+        resplit: 1 to 5 creates new splits, see `data.resplit`.
+
+    Raises:
+        InputError: naming what cannot be used.
+    """
+    return registry.load(in_project(dataset), fold=resplit)
+
+
+def in_project(dataset: str) -> str:
+    """Return the name of a data set, or the folder that a path means from the project's root."""
+    is_name = dataset in registry.DATASETS or not dataset
+    return dataset if is_name else str(PATHS.root / Path(dataset).expanduser())
+
+
+def origin(images: Images) -> pd.DataFrame:
+    """Return which images, and which code, the figures of a notebook come from."""
+    facts = {"images": images.name, "SHA-256": images.digest} | runtime.origin()
+    return pd.Series(facts, name="this notebook").to_frame()
+
+
+def settings(recipe: RunConfig) -> pd.DataFrame:
+    """Return every setting of a recipe, with what it means."""
+    values = recipe.to_dict()
+    rows = [
+        (field.name, values[field.name], field.metadata["help"])
+        for field in config.settings()
+        if field.name in values
+    ]
+    return pd.DataFrame(rows, columns=["setting", "value", "what it is"]).astype(str)
+
+
+def study_seeds(run: Run) -> list[Run]:
+    """Return the runs of the committed studies that were trained as this one, for any seed."""
+    alike = [
+        other for other in studies.committed_runs() if other.row["content"] == run.row["content"]
+    ]
+    alike = [other for other in alike if other.weights == run.weights]
+    found = studies.matching(alike, run.config, run.row["images per class"])
+    return [found[seed] for seed in sorted(found)]
 
 
 def show(figure: Figure, name: str, weights: str = "") -> None:

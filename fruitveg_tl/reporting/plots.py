@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fruitveg_tl.reporting.style import COLOURS, MARKERS, STYLES, new_figure, tick, wrapped
 
 if TYPE_CHECKING:
-    from fruitveg_tl.models.network import Network
+    import keras
 
 LEAST_SHOWN = 0.02  # of a class's images, in a confusion matrix
 
@@ -27,18 +27,25 @@ def _apart(values: Iterable[float]) -> list[float]:
     return kept
 
 
-def frozen_and_trained(network: "Network") -> Figure:
+def frozen_and_trained(
+    model: "keras.Model", frozen: "keras.Model", norms: Sequence[str] = ()
+) -> Figure:
     """Draw a network from left to right: what stays frozen, what fine-tuning changes.
 
     The height of a bar is the number of parameters of a layer.
+
+    Args:
+        model: the whole network.
+        frozen: its part in front of the boundary.
+        norms: names of further layers that are never trained: BatchNorm.
     """
-    layers = [layer for layer in network.model.layers if layer.weights]
+    layers = [layer for layer in model.layers if layer.weights]
     counts = [layer.count_params() for layer in layers]
-    frozen = [not layer.trainable_variables for layer in layers]
-    boundary = {layer.name for layer in network.prefix.layers}
+    boundary = {layer.name for layer in frozen.layers}
+    never = boundary.union(norms)
     figure, axes = new_figure(1.45)
     axis = axes[0, 0]
-    colours = ["0.75" if still else COLOURS[0] for still in frozen]
+    colours = ["0.75" if layer.name in never else COLOURS[0] for layer in layers]
     axis.bar(range(len(layers)), counts, color=colours, width=1, edgecolor="white", linewidth=0.3)
     cut = sum(layer.name in boundary for layer in layers) - 0.5
     axis.axvline(cut, color="black", linestyle="--", linewidth=1)

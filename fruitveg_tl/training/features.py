@@ -1,151 +1,137 @@
-"""The frozen part, computed once.
+"""The output of layers that never change, computed once for every image.
 
-Activations at the freeze boundary are stored for the training images, in a plain view and K
-seeded augmented ones, and in float32 for the validation and test images. Linear probe and
-fine-tuning read only these. An image is seen in K + 1 versions over the whole training instead of
-a new one each epoch: that trades variety for speed.
+It is stored for the training images, in a plain view and K seeded augmented ones, and in float32
+for the validation and test images. Linear probe and fine-tuning read only this. An image is seen in
+K + 1 versions over the whole training instead of a new one each epoch: that trades variety for
+speed.
 """
 
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from fruitveg_tl.config import PATHS, RunConfig
 from fruitveg_tl.data import augmentation
+from fruitveg_tl.data.dataset import Images
+from fruitveg_tl.models.backbones import backbone_by_name
+from fruitveg_tl.training import inference
+from fruitveg_tl.training.fit import Batches
+from fruitveg_tl.training.identity import model_digest
 from fruitveg_tl.training.inference import BATCH, Inference
+from fruitveg_tl.training.precision import frozen_precision, in_precision
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
-from fruitveg_tl.utils.progress import progress
-from fruitveg_tl.utils.storage import new_array, new_file, sha256_json, write_json
+from fruitveg_tl.utils.progress import note, progress
+from fruitveg_tl.utils.storage import (
+    exclusive,
+    new_array,
+    new_file,
+    own_folder,
+    sha256_json,
+    write_json,
+)
+
+EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Activations:
-    """What the tail is trained on, and what it is scored on.
+class Outputs:
+    """What some layers give for each image.
 
     Attributes:
-        views: K + 1 arrays (t, …) of training images, the plain view first; float16.
-        held_out: (h, …) array of validation and test images; float32.
-        pooled_views: (t, d) pooled features of `views` before any fine-tuning, float32.
-        pooled_held_out: (h, d), the same of `held_out`.
-        train_rows, held_out_rows: the rows of the index that these arrays hold, rising.
-        seconds: time it took to compute all this, on whichever run it was computed.
+        images: of which the outputs are.
+        views: K + 1 arrays (t, …) of training images, the plain view first: float16 on disk,
+            float32 in memory of pooled features, uint8 on disk of pixels themselves.
+        held_out: (h, …) array of validation and test images; float32, or uint8 of pixels.
+        train_rows: the rows of the index in `views`, rising.
+        held_out_rows: the rows of the index in `held_out`, rising.
+        key: of all that the outputs depend on.
+        seconds: time it took to compute all this, whenever that was.
         reused: True if everything was on disk.
     """
 
+    images: Images
     views: Sequence[np.ndarray]
     held_out: np.ndarray
-    pooled_views: Sequence[np.ndarray]
-    pooled_held_out: np.ndarray | None
     train_rows: np.ndarray
     held_out_rows: np.ndarray
+    key: str
     seconds: float
     reused: bool
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's output."""
+        return self.held_out.shape[1:]
 
-def activations_key(pixels_key: str, network: str, weights: str, precision: str) -> str:
-    """Name the cache folder by everything that its content depends on."""
-    # Each backend draws its own random numbers, and augments otherwise.
-    parts = [keras.backend.backend(), pixels_key, network, weights, precision, augmentation.RANGES]
-    return sha256_json(parts)[:16]
+    def training_batches(self, batch_size: int, seed: int, mixup: float = 0.0) -> Batches:
+        """Return the batches to train on, see `fit.Batches`."""
+        rows = self.images.rows("train")
+        places = np.searchsorted(self.train_rows, rows)
+        targets = self.images.one_hot(rows)
+        return Batches(self.views, places, targets, batch_size, seed, mixup, self.key)
+
+    def validation_batches(self, batch_size: int | None = None) -> Batches:
+        """Return the batches of the validation split, without augmentation."""
+        targets = self.images.one_hot(self.images.rows("val"))
+        size = batch_size or EVALUATION_BATCH
+        return Batches([self.held_out], self.places("val"), targets, size, key=self.key)
+
+    def places(self, split: str) -> np.ndarray:
+        """Return where the validation or the test images are in `held_out`."""
+        return np.searchsorted(self.held_out_rows, self.images.rows(split))
 
 
-@dataclass(frozen=True)
-class FrozenPart:
-    """The layers whose output never changes, and where that output is kept.
+def frozen_outputs(model: keras.Model | None, images: Images, recipe: RunConfig) -> Outputs:
+    """Send every image through layers that stay frozen, or read what an earlier call has stored.
 
-    Attributes:
-        exact: the layers before the boundary, and boundary activations to pooled features, in
-            float32. Without the former the (augmented) pixels themselves are stored, as uint8;
-            without the latter there are no pooled features.
-        rounded: the same layers in the precision of training, which may be the same models.
-        folder: where to keep everything, see `activations_key`.
-        precision: of the training images, see `inference.Inference`.
+    Args:
+        model: from raw RGB (n, size, size, 3) in 0..255 to the output that is wanted; float32. None
+            for the (augmented) pixels themselves, as uint8.
+        images: to send through it.
+        recipe: whose backbone, size, crop and number of views count.
+
+    Raises:
+        InputError: if the weights give values that are not finite, or too large for float16.
     """
-
-    exact: tuple[keras.Model | None, keras.Model | None]
-    rounded: tuple[keras.Model | None, keras.Model | None]
-    folder: Path
-    precision: str = "float32"
-
-    def compute(
-        self, pixels: np.ndarray, train: np.ndarray, held_out: np.ndarray, views: int
-    ) -> Activations:
-        """Return the activations, computing and storing what is not on disk yet.
-
-        Args:
-            pixels: uint8 (n, size, size, 3).
-            train: rows of the training images.
-            held_out: rows of the validation and test images.
-            views: K, the number of augmented views. View k depends on k and `train` alone, not on
-                the run's seed, so runs with different seeds share them.
-
-        Raises:
-            InputError: if the weights give values that are not finite, or too large for float16.
-        """
-        parts = _parts(train, held_out, views)
-        reused = all(self._timing(part).exists() for part in parts)
-        for part in parts:
-            if not self._timing(part).exists():
-                self._store_part(pixels, part)
-        stored = [np.load(self.folder / f"{part.name}.npy", mmap_mode="r") for part in parts]
-        files = [self.folder / f"{part.name}-pooled.npy" for part in parts] if self.exact[1] else []
-        pooled = [np.load(file).astype(np.float32) for file in files] or [None]
-        seconds = sum(json.loads(self._timing(part).read_text())["seconds"] for part in parts)
-        return Activations(
-            stored[1:], stored[0], pooled[1:], pooled[0], train, held_out, seconds, reused
+    # Each backend draws its own random numbers, and augments otherwise.
+    origin = [images.pixels_key(recipe.size, recipe.crop), augmentation.RANGES]
+    store = _Store(model, recipe, [*origin, keras.backend.backend()])
+    parts = _parts(images.viewed_rows, images.held_out, recipe.views)
+    missing = store.missing_bytes(parts)
+    if not images.pixels_file(recipe.size, recipe.crop).exists():
+        missing += len(images.index) * recipe.size**2 * 3
+    if missing:
+        note(
+            f"{store.folder.name}: its cache needs {missing / 1e6:,.1f} MB more below "
+            f"{PATHS.cache}, which «python -m fruitveg_tl clean» frees"
         )
+    pixels = images.pixels(recipe.size, recipe.crop)
+    return store.outputs(images, parts, lambda part: _view(pixels, part.rows, part.view))
 
-    def missing_bytes(self, train: np.ndarray, held_out: np.ndarray, size: int, views: int) -> int:
-        """Return how much disk `compute` will fill."""
-        shape = self.exact[0].output_shape[1:] if self.exact[0] else (size, size, 3)
-        return sum(
-            len(part.rows) * math.prod(shape) * self._dtype(part).itemsize
-            for part in _parts(train, held_out, views)
-            if not self._timing(part).exists()
-        )
 
-    def _dtype(self, part: "_Part") -> np.dtype:
-        if not self.exact[0]:
-            return np.dtype(np.uint8)
-        return np.dtype(np.float32 if part.view is None else np.float16)
+def outputs_of(model: keras.Model, before: Outputs, recipe: RunConfig) -> Outputs:
+    """Send stored outputs through further layers that stay frozen for now.
 
-    @cached_property
-    def _in_float32(self) -> tuple[Inference, Inference]:
-        return _ready(self.exact, "float32")
+    Args:
+        model: from `before` to the output that is wanted, e.g. pooled features; float32.
+        before: from `frozen_outputs`.
+        recipe: whose backbone and size count.
+    """
+    store = _Store(model, recipe, [before.key])
+    parts = _parts(before.train_rows, before.held_out_rows, len(before.views) - 1)
 
-    @cached_property
-    def _as_in_training(self) -> tuple[Inference, Inference]:
-        if self.precision == "float32" and self.rounded == self.exact:
-            return self._in_float32
-        return _ready(self.rounded, self.precision)
+    def seen(part: _Part) -> Iterator[np.ndarray]:
+        source = before.held_out if part.view is None else before.views[part.view]
+        return _view(source, np.arange(len(part.rows)))
 
-    def _timing(self, part: "_Part") -> Path:
-        """Return the file that is written last: a part without it is not finished."""
-        return self.folder / f"{part.name}.json"
-
-    def _store_part(self, pixels: np.ndarray, part: "_Part") -> None:
-        start = time.perf_counter()
-        file, dtype = self.folder / f"{part.name}.npy", self._dtype(part)
-        seen = _view(pixels, part.rows, part.view)
-        if self.exact[0]:
-            prefix, pool = self._in_float32 if part.view is None else self._as_in_training
-            batches = (x.astype(dtype) for x in prefix.outputs(seen))
-        else:
-            batches = (np.rint(x).astype(dtype) for x in seen)
-        _store(batches, len(part.rows), file, f"frozen part, {part.label}")
-        if self.exact[1]:
-            stored = _view(np.load(file, mmap_mode="r"), np.arange(len(part.rows)))
-            batches = (x.astype(dtype) for x in pool.outputs(stored))
-            pooled = self.folder / f"{part.name}-pooled.npy"
-            _store(batches, len(part.rows), pooled, f"pooled features, {part.label}")
-        write_json(self._timing(part), {"seconds": time.perf_counter() - start})
+    return store.outputs(before.images, parts, seen)
 
 
 @dataclass(frozen=True)
@@ -165,12 +151,77 @@ class _Part:
         return f"{self.label.replace(' ', '-')}-{sha256_json(self.rows.tolist())[:8]}"
 
 
-def _ready(models: Sequence[keras.Model | None], precision: str) -> tuple[Inference | None, ...]:
-    return tuple(model and Inference(model, precision) for model in models)
-
-
 def _parts(train: np.ndarray, held_out: np.ndarray, views: int) -> list[_Part]:
-    return [_Part(None, held_out)] + [_Part(view, train) for view in range(views + 1)]
+    return [_Part(None, held_out), *(_Part(view, train) for view in range(views + 1))]
+
+
+class _Store:
+    """A folder of outputs of one model: in float32 of held-out images, rounded of the others."""
+
+    def __init__(self, model: keras.Model | None, recipe: RunConfig, origin: list):
+        self.model, self.recipe = model, recipe
+        self.precision = frozen_precision(backbone_by_name(recipe.backbone))
+        computed = [model_digest(model), self.precision, inference.engine()] if model else []
+        self.key = sha256_json([computed, origin])[:16]
+        name = f"{recipe.backbone}-{recipe.size}px-{model.name if model else 'pixels'}-{self.key}"
+        self.folder = own_folder(PATHS.cache / "activations") / name
+        self._ready: dict[str, Inference] = {}
+
+    def outputs(
+        self, images: Images, parts: list[_Part], seen: Callable[[_Part], Iterator[np.ndarray]]
+    ) -> Outputs:
+        """Compute what is not on disk yet; `seen` gives the batches of a part."""
+        with exclusive(self.folder):  # runs side by side that differ in the seed share it
+            missing = [part for part in parts if not self._timing(part).exists()]
+            for part in missing:
+                self._compute(part, seen(part))
+        held_out, *views = map(self._stored, parts)
+        seconds = sum(json.loads(self._timing(part).read_text())["seconds"] for part in parts)
+        rows = parts[-1].rows, parts[0].rows
+        key = sha256_json([self.key, *(some.tolist() for some in rows)])[:16]
+        return Outputs(images, views, held_out, *rows, key, seconds, reused=not missing)
+
+    def missing_bytes(self, parts: list[_Part]) -> int:
+        """Return how much disk `outputs` will fill."""
+        size = self.recipe.size
+        shape = self.model.output_shape[1:] if self.model else (size, size, 3)
+        return sum(
+            len(part.rows) * math.prod(shape) * self._dtype(part).itemsize
+            for part in parts
+            if not self._timing(part).exists()
+        )
+
+    def _stored(self, part: _Part) -> np.ndarray:
+        array = np.load(self._file(part), mmap_mode="r")
+        # Pooled features are small, and read often.
+        return np.array(array, np.float32) if array.ndim == 2 else array
+
+    def _compute(self, part: _Part, batches: Iterator[np.ndarray]) -> None:
+        start, dtype = time.perf_counter(), self._dtype(part)
+        batches = self._inference(part).outputs(batches) if self.model else map(np.rint, batches)
+        what = f"{self.model.name if self.model else 'pixels'}, {part.label}"
+        _store((batch.astype(dtype) for batch in batches), len(part.rows), self._file(part), what)
+        write_json(self._timing(part), {"seconds": time.perf_counter() - start})
+
+    def _dtype(self, part: _Part) -> np.dtype:
+        if not self.model:
+            return np.dtype(np.uint8)
+        return np.dtype(np.float32 if part.view is None else np.float16)
+
+    def _inference(self, part: _Part) -> Inference:
+        precision = "float32" if part.view is None else self.precision
+        if precision not in self._ready:
+            by_keras = inference.engine() == inference.KERAS and precision != "float32"
+            model = in_precision(self.model, precision) if by_keras else self.model
+            self._ready[precision] = Inference(model, precision)
+        return self._ready[precision]
+
+    def _file(self, part: _Part) -> Path:
+        return self.folder / f"{part.name}.npy"
+
+    def _timing(self, part: _Part) -> Path:
+        """Return the file that is written last: a part without it is not finished."""
+        return self.folder / f"{part.name}.json"
 
 
 def _view(source: np.ndarray, rows: np.ndarray, view: int | None = None) -> Iterator[np.ndarray]:

@@ -1,29 +1,29 @@
-"""Training that can be killed at any moment and goes on from its last finished epoch."""
+"""What `model.fit` is given: batches, loss, learning rate, a callback that keeps every epoch."""
 
 import json
 import math
 import shutil
-import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from fruitveg_tl.config import PATHS
+from fruitveg_tl.training.identity import fit_key
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
-from fruitveg_tl.utils.progress import progress
-from fruitveg_tl.utils.storage import new_folder
+from fruitveg_tl.utils.progress import note, progress
+from fruitveg_tl.utils.storage import new_folder, own_folder, sha256_json
 
 
-class Batches(Sequence):
-    """Batches of stored activations for one epoch: a sequence of (x, targets).
+class Batches(keras.utils.PyDataset):
+    """Batches of stored outputs for `model.fit`; an epoch's are a function of seed and epoch alone.
 
-    Read by plain loops over `train_on_batch`, not by `Model.fit`: with `PyDataset` under
-    TensorFlow 2.21 many epochs of 13 seconds lasted 20.5 or 41.0 (10 ms doubled 11 or 12 times: a
-    wait between epochs, of unknown cause).
+    Give `fit` the argument `shuffle=False`: else Keras shuffles the batches once more, otherwise
+    after every restart.
 
     Args:
         views: arrays of the same images, in the same order; with several, each image of the epoch
@@ -31,9 +31,10 @@ class Batches(Sequence):
         places: of the images of this epoch in those arrays, shape (n,).
         targets: one-hot, shape (n, classes).
         batch_size: images per batch.
-        rng: decides order, views and mixup; None keeps the order and takes the first view.
+        seed: decides order, views and mixup; None keeps the order and takes the first view.
         mixup: alpha of mixup (Zhang et al. 2018): every batch is blended with itself in reverse
             order, values and targets alike, in a proportion from Beta(alpha, alpha); 0 for none.
+        key: what the views are, for `identity`.
     """
 
     def __init__(
@@ -42,22 +43,40 @@ class Batches(Sequence):
         places: np.ndarray,
         targets: np.ndarray,
         batch_size: int,
-        rng: np.random.Generator | None = None,
+        seed: int | None = None,
         mixup: float = 0.0,
+        key: str = "",
     ):
-        self.views, self.places = views, places
-        self.targets, self.batch_size = targets, batch_size
-        n = len(targets)
-        self.lam = rng.beta(mixup, mixup, len(self)) if mixup else np.ones(len(self))
-        self.order = np.arange(n) if rng is None else rng.permutation(n)
-        self.choice = np.zeros(n, int) if rng is None else rng.integers(len(views), size=n)
+        # With one worker TensorFlow tunes the pipeline, and an epoch ends only when the tuner's
+        # next period does: after 0.15, 0.31, … 20.5 or 41.0 seconds. With two, Keras waits for a
+        # tenth of a second at the end of an epoch: too long for those of a linear probe.
+        on_disk = isinstance(views[0], np.memmap)
+        super().__init__(workers=2 if on_disk else 1, max_queue_size=4)
+        self.views, self.places, self.targets = views, places, targets
+        self.batch_size, self.seed, self.mixup, self.key = batch_size, seed, mixup, key
+        self.start_epoch(0)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of all that decides which batches come."""
+        settings = [self.key, len(self.views), self.batch_size, self.seed, self.mixup]
+        return sha256_json([*settings, self.places.tolist(), self.targets.argmax(1).tolist()])
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw order, views and proportions of an epoch, counted from 0."""
+        n = len(self.targets)
+        if self.seed is None:
+            self.order, self.choice, self.lam = np.arange(n), np.zeros(n, int), np.ones(len(self))
+            return
+        rng = np.random.default_rng([self.seed, epoch])
+        self.order = rng.permutation(n)
+        self.choice = rng.integers(len(self.views), size=n)
+        self.lam = rng.beta(self.mixup, self.mixup, len(self)) if self.mixup else np.ones(len(self))
 
     def __len__(self) -> int:
         return math.ceil(len(self.targets) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
         drawn = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         images = [self.views[self.choice[i]][self.places[i]] for i in drawn]
         x, targets = np.stack(images).astype(np.float32), self.targets[drawn]
@@ -67,174 +86,176 @@ class Batches(Sequence):
         return lam * x + (1 - lam) * x[::-1], lam * targets + (1 - lam) * targets[::-1]
 
 
-def logit_adjusted_crossentropy(frequencies: np.ndarray, tau: float) -> Callable:
-    """Return a loss that spares the network from learning which classes are frequent.
+@keras.saving.register_keras_serializable("fruitveg_tl")
+class LogitAdjustedCrossentropy(keras.losses.Loss):
+    """A loss that spares the network from learning which classes are frequent.
 
     The cross-entropy of the probabilities times the class priors (their fractions of the training
     images) to the power `tau`: logit adjustment (Menon et al. 2021). Probabilities without that
     factor, as a trained network gives them, favour rare classes more.
 
     Args:
-        frequencies: training images of each class.
+        counts: number of training images of each class.
         tau: 0 is the plain cross-entropy, 1 removes the frequencies wholly.
     """
-    if not tau:
-        return keras.losses.categorical_crossentropy
-    class_priors = ((frequencies / frequencies.sum()) ** tau).astype(np.float32)
 
-    def loss(targets, probabilities):
-        # Keras divides by the sum over the classes.
-        return keras.losses.categorical_crossentropy(targets, probabilities * class_priors)
+    def __init__(self, counts: Sequence[int], tau: float, **options):
+        super().__init__(**options)
+        self.counts, self.tau = [int(count) for count in counts], tau
+        fractions = np.array(self.counts) / sum(self.counts)
+        self.priors = (fractions**tau).astype(np.float32)
 
-    return loss
+    def call(self, y_true, y_pred):
+        """Return the loss of each image; Keras divides by the sum over the classes."""
+        return keras.losses.categorical_crossentropy(y_true, y_pred * self.priors)
+
+    def get_config(self):
+        """Return the arguments."""
+        return {**super().get_config(), "counts": self.counts, "tau": self.tau}
 
 
-def adamw(rate: float, steps: int, weight_decay: float, parts: int) -> keras.Optimizer:
-    """Return AdamW (Loshchilov & Hutter 2019), its rate warmed up, then decaying by a cosine.
+def warmup_cosine(rate: float, batches: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Return a learning rate that rises for a tenth of the batches, then falls by a cosine.
 
     Args:
-        rate: the highest learning rate, reached after a tenth of the steps.
-        steps: of the whole phase.
-        weight_decay: a step's.
-        parts: how many batches make up a step: their gradients are averaged.
+        rate: the highest.
+        batches: of the whole fit.
     """
-    # Keras asks the schedule at every batch, also where several make up a step.
-    batches, accumulated = steps * parts, parts if parts > 1 else None
-    schedule = keras.optimizers.schedules.CosineDecay(
+    return keras.optimizers.schedules.CosineDecay(
         rate / 10, batches, alpha=0.01, warmup_target=rate, warmup_steps=batches // 10
     )
-    return keras.optimizers.AdamW(schedule, weight_decay, gradient_accumulation_steps=accumulated)
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One phase of training.
+class KeepEpochs(keras.callbacks.Callback):
+    """Store every finished epoch, so that a killed fit goes on and a finished one is not repeated.
+
+    After each epoch weights, optimizer, history and the best weights are stored in one atomic step
+    below `data/cache/fits`, under a key of all that decides the result (see `identity.fit_key`).
+    Keras' `BackupAndRestore` forgets the history, and `EarlyStopping` its best epoch.
+
+        keep = KeepEpochs(model, train, val, epochs=10)
+        model.fit(
+            train, validation_data=val, epochs=10, initial_epoch=keep.start, callbacks=[keep],
+            shuffle=False,
+        )
+
+    Args:
+        model: compiled. Its weights are the last stored ones afterwards, if there are any.
+        train: the training batches.
+        validation: the validation batches.
+        epochs: the most epochs.
+        patience: stop after this many epochs without a lower validation loss, and leave the model
+            with the weights of the epoch where it was lowest; None to keep the last epoch.
+        what: name of the fit in progress bars and messages.
 
     Attributes:
-        stage: one of `config.STAGES`.
-        epochs: the most epochs.
-        rate: the highest learning rate.
-        mixup: see `Batches`.
-        patience: stop after this many epochs without a lower validation loss, and keep the epoch
-            where it is lowest; None to train all epochs and keep the last.
+        start: the epoch to start from, for `fit`'s `initial_epoch`.
+        history: one record per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
     """
 
-    stage: str
-    epochs: int
-    rate: float
-    mixup: float
-    patience: int | None
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Batches,
+        validation: Batches,
+        epochs: int,
+        patience: int | None = None,
+        what: str = "fit",
+    ):
+        super().__init__()
+        self.train, self.epochs, self.patience, self.what = train, epochs, patience, what
+        self.history: list[dict] = []
+        model.optimizer.build(model.trainable_variables)
+        self.key = fit_key(model, [train.identity, validation.identity, epochs, patience])
+        if self.key is None:
+            note(f"{what}: a part of it cannot be written down, so it is not kept for next time")
+            self._scratch = tempfile.TemporaryDirectory()
+        fits = Path(self._scratch.name) if self.key is None else own_folder(PATHS.cache / "fits")
+        self.folder = fits / (self.key or "fit")
+        if self.folder.exists():
+            self._restore(model)
 
-    def is_over(self, history: Sequence[dict[str, float]]) -> bool:
-        """Tell whether no epoch is left, or patience is at an end."""
-        waited = len(history) - 1 - best_epoch(history)
+    @property
+    def start(self) -> int:
+        """The epoch to start from; after a finished fit the number of epochs."""
+        return self.epochs if self._over() else len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """Index of the lowest validation loss; -1 before the first epoch."""
+        losses = [record["val_loss"] for record in self.history]
+        return losses.index(min(losses)) if losses else -1
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all epochs took, whenever they were trained."""
+        return sum(record["seconds"] for record in self.history)
+
+    def on_train_begin(self, logs=None):
+        """Show a bar; Keras calls this, as the methods below."""
+        total, done = self.epochs * len(self.train), len(self.history) * len(self.train)
+        self._bar = progress(self.what, total, initial=done, unit="batches")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Draw the epoch's batches."""
+        self._began = time.perf_counter()
+        self.train.start_epoch(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Move the bar on."""
+        self._bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Store the epoch, or stop."""
+        record = {name: float(value) for name, value in logs.items()}
+        if not math.isfinite(record["loss"] + record["val_loss"]):
+            self._diverged(epoch)
+            return
+        seconds = time.perf_counter() - self._began
+        self.history.append({"epoch": epoch, **record, "seconds": seconds})
+        self._store()
+        self.model.stop_training = self._over()
+
+    def on_train_end(self, logs=None):
+        """Leave the model with the weights to keep, and store those alone."""
+        self._bar.close()
+        if (self.folder / "kept.npz").exists():
+            return
+        kept = "last" if self.patience is None else "best"
+        self.model.load_weights(self.folder / f"{kept}.weights.h5")
+        with new_folder(self.folder) as temporary:
+            np.savez(temporary / "kept.npz", *self.model.get_weights())
+            (temporary / "history.json").write_text(json.dumps(self.history))
+
+    def _over(self) -> bool:
+        waited = len(self.history) - 1 - self.best_epoch
         impatient = self.patience is not None and waited >= self.patience
-        return len(history) >= self.epochs or impatient
+        return len(self.history) >= self.epochs or impatient or self._is_finished()
 
+    def _is_finished(self) -> bool:
+        return (self.folder / "kept.npz").exists()
 
-def fit_resumable(
-    model: keras.Model,
-    train: Callable[[int], Batches],
-    validation: Batches,
-    phase: Phase,
-    folder: Path,
-) -> list[dict[str, float]]:
-    """Train a model, and leave it with the weights of the epoch that the phase keeps.
+    def _restore(self, model: keras.Model) -> None:
+        self.history = json.loads((self.folder / "history.json").read_text())
+        if not self._is_finished():
+            model.load_weights(self.folder / "last.weights.h5")
+            return
+        with np.load(self.folder / "kept.npz") as kept:
+            model.set_weights([kept[name] for name in kept.files])
 
-    After every epoch weights, optimizer state, best weights and history are stored in one atomic
-    step, so that a killed run goes on from there with the same result as an undisturbed one.
+    def _store(self) -> None:
+        with new_folder(self.folder) as temporary:
+            last = temporary / "last.weights.h5"
+            self.model.save_weights(last)
+            if self.patience is not None:
+                is_best = self.best_epoch == len(self.history) - 1
+                best = last if is_best else self.folder / "best.weights.h5"
+                shutil.copyfile(best, temporary / "best.weights.h5")
+            (temporary / "history.json").write_text(json.dumps(self.history))
 
-    Args:
-        model: compiled; holds the phase's weights on return.
-        train: epoch number (from 0) to that epoch's batches, the same ones on every call.
-        validation: the validation split.
-        phase: how long to train, and which epoch to keep.
-        folder: where the state is kept.
-
-    Returns:
-        one record per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds. If the loss
-        stops being a finite number, training ends there, says so, and keeps the epochs before.
-
-    Raises:
-        InputError: if that happens in the first epoch.
-    """
-    state = folder / "state"
-    history = _restore(model, state)
-    if not phase.is_over(history):
-        steps = len(train(len(history)))
-        done, total = len(history) * steps, phase.epochs * steps
-        with progress(phase.stage, total, initial=done, unit="batches") as bar:
-            while not phase.is_over(history):
-                record = _epoch(model, train(len(history)), validation, bar)
-                if not math.isfinite(record["loss"] + record["val_loss"]):
-                    _say_diverged(phase.stage, len(history))
-                    break
-                history.append(record | {"epoch": len(history)})
-                _store_state(model, history, state)
-    kept = "last" if phase.patience is None else "best"
-    model.load_weights(state / f"{kept}.weights.h5")
-    return history
-
-
-def _epoch(model: keras.Model, train: Batches, validation: Batches, bar: tqdm) -> dict[str, float]:
-    start = time.perf_counter()
-    record = run_epoch(model, train, training=True, bar=bar)
-    validated = run_epoch(model, validation)
-    record |= {f"val_{name}": value for name, value in validated.items()}
-    return record | {"seconds": time.perf_counter() - start}
-
-
-def _restore(model: keras.Model, state: Path) -> list[dict[str, float]]:
-    """Bring a model to where an earlier call was stopped; return the history until there."""
-    model.optimizer.build(model.trainable_variables)
-    if not state.exists():
-        return []
-    model.load_weights(state / "last.weights.h5")
-    return json.loads((state / "history.json").read_text())
-
-
-def _say_diverged(what: str, epoch: int) -> None:
-    problem = f"{what}: the loss is not a finite number in epoch {epoch}"
-    if epoch == 0:
-        raise InputError(f"{problem}; lower the learning rate or check the weights")
-    print(f"WARNING: {problem}; what came before is kept", file=sys.stderr)
-
-
-def run_epoch(
-    model: keras.Model, batches: Batches, training: bool = False, bar: tqdm | None = None
-) -> dict[str, float]:
-    """Show a compiled model all batches, to train on them or only to be tested.
-
-    Args:
-        model: compiled.
-        batches: of one epoch.
-        training: whether to train.
-        bar: moves on with every batch.
-
-    Returns:
-        loss and compiled metrics, averaged over all images.
-    """
-    step = model.train_on_batch if training else model.test_on_batch
-    totals: dict[str, float] = {}
-    for batch in batches:
-        # One batch's values: both methods reset the metrics when called.
-        for name, value in step(*batch, return_dict=True).items():
-            totals[name] = totals.get(name, 0.0) + float(value) * len(batch[1])
-        if bar is not None:
-            bar.update()
-    return {name: total / len(batches.targets) for name, total in totals.items()}
-
-
-def best_epoch(history: list[dict[str, float]]) -> int:
-    """Return the index of the lowest validation loss; -1 for an empty history."""
-    return min(range(len(history)), key=lambda e: history[e]["val_loss"], default=-1)
-
-
-def _store_state(model: keras.Model, history: list, state: Path) -> None:
-    with new_folder(state) as temporary:
-        model.save_weights(temporary / "last.weights.h5")
-        best = temporary / "last.weights.h5"
-        if best_epoch(history) != len(history) - 1:
-            best = state / "best.weights.h5"
-        shutil.copyfile(best, temporary / "best.weights.h5")
-        (temporary / "history.json").write_text(json.dumps(history))
+    def _diverged(self, epoch: int) -> None:
+        problem = f"{self.what}: the loss is not a finite number in epoch {epoch}"
+        if epoch == 0:
+            raise InputError(f"{problem}; lower the learning rate or check the weights")
+        note(f"WARNING: {problem}; what came before is kept")
+        self.model.stop_training = True

@@ -32,6 +32,8 @@ def _silence() -> Iterator[None]:
             os.close(kept)
 
 
+# What TensorFlow has to say on its own account, also about harmless matters; errors are raised.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # OpenVINO, which Keras imports to export a network, reports its use to its makers, unless this
 # package of theirs is not installed.
 sys.modules.setdefault("openvino_telemetry", None)

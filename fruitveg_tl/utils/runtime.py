@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 from fruitveg_tl.utils.backend import keras
@@ -30,17 +29,6 @@ def fast_precision(gains_on_cpu: bool) -> str:
     # XLA on a processor computes no faster in it (benchmarks/share_of_peak.py).
     able = keras.backend.backend() != "jax" and "avx512_bf16" in _cpuinfo("flags").split()
     return "mixed_bfloat16" if gpus() or (able and gains_on_cpu) else "float32"
-
-
-@contextmanager
-def dtype_policy(name: str):
-    """Build Keras layers with another dtype policy inside the block."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def gpus() -> list[str]:

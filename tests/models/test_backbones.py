@@ -8,8 +8,7 @@ from conftest import PROJECT
 
 from fruitveg_tl import cli
 from fruitveg_tl.models.backbones import BACKBONES, Backbone, backbone_by_name
-from fruitveg_tl.models.network import Variant, build_network
-from fruitveg_tl.utils import runtime
+from fruitveg_tl.models.network import build_network, unfreeze
 from fruitveg_tl.utils.errors import InputError
 
 FEATURES = {"vgg16": 512, "resnet50": 2048, "mobilenetv2": 1280}
@@ -21,13 +20,14 @@ def images(n=4, size=32, seed=0):
 
 
 @every_backbone
-def test_whole_saved_network_predicts_what_prefix_then_tail_predicts(backbone, tmp_path):
+def test_whole_saved_network_predicts_what_its_two_parts_predict(backbone, tmp_path):
     network = build_network(backbone, 5, 32)
-    network.tail.compile("adam", "sparse_categorical_crossentropy")
+    unfreeze(network.upper)
+    network.upper.compile("adam", "sparse_categorical_crossentropy")
     x = images()
-    activations = network.prefix.predict(x, verbose=0)
-    network.tail.fit(activations, np.arange(4), epochs=2, verbose=0)
-    in_two_steps = network.tail.predict(activations, verbose=0)
+    activations = network.frozen.predict(x, verbose=0)
+    network.upper.fit(activations, np.arange(4), epochs=2, verbose=0)
+    in_two_steps = network.upper.predict(activations, verbose=0)
     network.model.save(tmp_path / "model.keras")
     whole = keras.saving.load_model(tmp_path / "model.keras")  # safe mode, no custom objects
     assert whole.input_shape == (None, 32, 32, 3)
@@ -42,7 +42,7 @@ def test_network_equals_the_plain_backbone_behind_its_own_preprocessing(backbone
     network = build_network(backbone, 5, 32, plain.get_weights())
     x = images()
     expected = plain.predict(backbone.preprocess_input(x.copy()), verbose=0).mean((1, 2))
-    pooled = network.pool.predict(network.prefix.predict(x, verbose=0), verbose=0)
+    pooled = network.pool.predict(network.frozen.predict(x, verbose=0), verbose=0)
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     kept = zip(network.body.get_weights(), plain.get_weights(), strict=True)
     assert all(np.array_equal(a, b) for a, b in kept)
@@ -57,28 +57,30 @@ def test_preprocessing_differs_where_the_published_weights_need_it():
 
 
 @every_backbone
-def test_fine_tuning_moves_the_tail_and_nothing_else(backbone):
+def test_fine_tuning_moves_the_upper_part_and_nothing_else(backbone):
     network = build_network(backbone, 3, 32)
     norms = [x for x in network.model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    unfreeze(network.upper)
     assert not any(layer.trainable for layer in norms)
     frozen_before = [w.copy() for layer in norms for w in layer.get_weights()]
-    prefix_before, head_before = network.prefix.get_weights(), network.head.get_weights()[1]
-    network.tail.compile("sgd", "sparse_categorical_crossentropy")
-    activations = network.prefix.predict(images(6), verbose=0)
-    network.tail.fit(activations, np.arange(6) % 3, verbose=0)
-    for before, after in zip(prefix_before, network.prefix.get_weights(), strict=True):
+    prefix_before, head_before = network.frozen.get_weights(), network.head.get_weights()[1]
+    network.upper.compile("sgd", "sparse_categorical_crossentropy")
+    activations = network.frozen.predict(images(6), verbose=0)
+    network.upper.fit(activations, np.arange(6) % 3, verbose=0)
+    for before, after in zip(prefix_before, network.frozen.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
     frozen_after = [w for layer in norms for w in layer.get_weights()]
     for before, after in zip(frozen_before, frozen_after, strict=True):
         np.testing.assert_array_equal(before, after)
     assert np.abs(network.head.get_weights()[1] - head_before).max() > 0
-    trained = {v.path.split("/")[-2] for v in network.tail.trainable_variables}
-    assert trained and not trained & {layer.name for layer in network.prefix.layers}
+    trained = {v.path.split("/")[-2] for v in network.upper.trainable_variables}
+    assert trained and not trained & {layer.name for layer in network.frozen.layers}
 
 
 def test_whole_network_fit_keeps_batch_norm_statistics_still():
     # keras #20285: `training=False` at call time would not have been enough for this.
     network = build_network(BACKBONES["mobilenetv2"], 3, 32)
+    unfreeze(network.model)
     network.model.compile("sgd", "sparse_categorical_crossentropy")
     norm = network.model.get_layer("block_14_project_BN")
     before = norm.moving_mean.numpy().copy()
@@ -94,14 +96,13 @@ def test_a_network_is_not_cut_where_a_branch_leads_around(boundary):
 
 
 def test_batch_norm_asked_to_move_does_so_behind_the_boundary_alone():
-    network = build_network(
-        BACKBONES["mobilenetv2"], 3, 32, variant=Variant(update_batch_norm=True)
-    )
+    network = build_network(BACKBONES["mobilenetv2"], 3, 32)
+    unfreeze(network.upper, batch_norm=True)
     names = ("block_2_project_BN", "block_14_project_BN")
     means = [network.model.get_layer(name).moving_mean for name in names]
     before = [np.array(mean) for mean in means]
-    network.tail.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
-    network.tail.train_on_batch(network.prefix.predict_on_batch(images(6)), np.arange(6) % 3)
+    network.upper.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    network.upper.train_on_batch(network.frozen.predict_on_batch(images(6)), np.arange(6) % 3)
     moved = [
         np.abs(np.array(mean) - old).max() > 0 for mean, old in zip(means, before, strict=True)
     ]
@@ -109,22 +110,19 @@ def test_batch_norm_asked_to_move_does_so_behind_the_boundary_alone():
 
 
 def test_from_scratch_everything_is_trained():
-    network = build_network(BACKBONES["mobilenetv2"], 3, 32, variant=Variant(frozen=False))
-    norm = network.model.get_layer("block_14_project_BN")
+    network = build_network(BACKBONES["mobilenetv2"], 3, 32)
+    unfreeze(network.model, batch_norm=True)
+    norm = network.model.get_layer("block_2_project_BN")
     before = norm.moving_mean.numpy().copy()
-    network.tail.compile("sgd", "sparse_categorical_crossentropy")
-    network.tail.fit(images(6), np.arange(6) % 3, verbose=0)
-    assert network.prefix is None
-    assert len(network.tail.non_trainable_variables) == 2 * 52  # the statistics of 52 BatchNorms
+    network.model.compile("sgd", "sparse_categorical_crossentropy")
+    network.model.fit(images(6), np.arange(6) % 3, verbose=0)
+    assert len(network.model.non_trainable_variables) == 2 * 52  # the statistics of 52 BatchNorms
     assert np.abs(norm.moving_mean.numpy() - before).max() > 0
 
 
-def test_head_predicts_in_float32_under_mixed_precision():
-    with runtime.dtype_policy("mixed_bfloat16"):
-        network = build_network(BACKBONES["mobilenetv2"], 3, 32)
-    assert network.prefix.output.dtype == "bfloat16"
-    assert network.model.output.dtype == "float32"
-    assert keras.config.dtype_policy().name == "float32"
+def test_only_the_head_learns_before_anything_is_unfrozen():
+    network = build_network(BACKBONES["mobilenetv2"], 3, 32)
+    assert [v.path for v in network.model.trainable_variables] == ["head/kernel", "head/bias"]
 
 
 @every_backbone
@@ -162,8 +160,11 @@ def documented():
 @pytest.mark.parametrize("entry", documented(), ids=lambda entry: entry.name)
 def test_the_examples_of_the_readme_are_backbones(entry):
     network = build_network(entry, 3, 32)
-    assert network.prefix.layers[-1].name == entry.boundary
-    assert network.tail.get_layer(entry.last_conv).output.shape[-1] == network.pool.output_shape[-1]
+    assert network.frozen.layers[-1].name == entry.boundary
+    assert (
+        network.upper.get_layer(entry.last_conv).output.shape[-1] == network.pool.output_shape[-1]
+    )
+    unfreeze(network.upper)
     norms = [x for x in network.model.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert not any(norm.trainable for norm in norms)
 

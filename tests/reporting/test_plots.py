@@ -59,7 +59,7 @@ def test_learning_curves_join_both_phases_and_mark_the_second():
 
 def test_drawing_shows_what_is_trained():
     network = build_network(BACKBONES["vgg16"], 3, 32)
-    axis = plots.frozen_and_trained(network).axes[0]
+    axis = plots.frozen_and_trained(network.model, network.frozen).axes[0]
     trained = [bar.get_facecolor()[:3] == plots.COLOURS[0] for bar in axis.patches]
     assert trained == [False] * 10 + [True] * 4  # blocks 1 to 4; block 5 and the head
 

@@ -1,16 +1,18 @@
 import keras
 import numpy as np
 import pytest
+from conftest import write_images
 
-from fruitveg_tl.data import augmentation
+from fruitveg_tl.config import PATHS, RunConfig
+from fruitveg_tl.data import augmentation, registry
 from fruitveg_tl.data.augmentation import augmenter
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.network import build_network
-from fruitveg_tl.training.features import BATCH, FrozenPart, activations_key
+from fruitveg_tl.training.features import frozen_outputs, outputs_of
+from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import InputError
 
 N = BATCH + 8  # more than one batch, the last one smaller
-HELD_OUT, TRAIN = np.arange(3), np.arange(3, N)
 
 
 @pytest.fixture
@@ -27,79 +29,91 @@ def network():
 
 
 @pytest.fixture
-def frozen(network, tmp_path):
-    """Make a frozen part that stores in a folder."""
-    parts = network.prefix, network.pool
-    return lambda name="a": FrozenPart(parts, parts, tmp_path / name)
+def loaded(home, tmp_path):
+    return registry.load(str(write_images(tmp_path / "images", counts=(12, 1, 1))))
 
 
-def test_stored_activations_are_those_of_the_frozen_part(pixels, network, frozen):
-    found = frozen().compute(pixels, TRAIN, HELD_OUT, 2)
-    expected = network.prefix.predict(pixels.astype(np.float32), verbose=0)
+def recipe(views=1, **changes):
+    return RunConfig("vgg16", size=32, views=views, **changes)
+
+
+def test_stored_outputs_are_those_of_the_frozen_layers(loaded, network):
+    found = frozen_outputs(network.frozen, loaded, recipe(2))
+    pixels, train = loaded.pixels(32), loaded.rows("train")
+    assert len(train) > BATCH  # more than one batch
+    expected = network.frozen.predict(pixels.astype(np.float32), verbose=0)
     assert found.held_out.dtype == np.float32 and found.views[0].dtype == np.float16
-    np.testing.assert_allclose(found.held_out, expected[HELD_OUT], rtol=1e-5, atol=1e-5)
-    close = {"rtol": 2e-3, "atol": 1e-3 * expected.max()}
-    np.testing.assert_allclose(found.views[0], expected[TRAIN], **close)
-    pooled = network.pool.predict(expected, verbose=0)
-    np.testing.assert_allclose(found.pooled_held_out, pooled[HELD_OUT], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found.pooled_views[0], pooled[TRAIN], **close)
-    assert [view.shape for view in found.views] == [(len(TRAIN), *expected.shape[1:])] * 3
+    np.testing.assert_allclose(found.held_out, expected[loaded.held_out], rtol=1e-5, atol=1e-5)
+    close = {"rtol": 1e-2, "atol": 5e-3 * expected.max()}  # float16, or bfloat16 on the way
+    np.testing.assert_allclose(found.views[0], expected[train], **close)
+    pooled = outputs_of(network.pool, found, recipe(2))
+    means = network.pool.predict(expected, verbose=0)
+    np.testing.assert_allclose(pooled.held_out, means[loaded.held_out], rtol=1e-4, atol=1e-4)
+    assert [view.shape for view in found.views] == [(len(train), *expected.shape[1:])] * 3
+    assert pooled.shape == (512,) and len(pooled.views) == 3
     # Every row of a view belongs to its image: on average nearer to it than to others.
-    ours = found.pooled_views[0]
-    for view in found.pooled_views[1:]:
+    ours = pooled.views[0]
+    for view in pooled.views[1:]:
         apart = [np.abs(view - np.roll(ours, shift, 0)).mean() for shift in (0, 1, 7)]
         assert apart[0] < 0.9 * min(apart[1:])
 
 
-def test_views_differ_from_each_other_and_are_the_same_next_time(pixels, frozen):
-    first, again = (frozen(name).compute(pixels, TRAIN, HELD_OUT, 2) for name in "ab")
+def test_views_differ_from_each_other_and_are_the_same_next_time(
+    loaded, network, tmp_path, monkeypatch
+):
+    first = frozen_outputs(network.frozen, loaded, recipe(2))
+    monkeypatch.setattr(PATHS, "root", tmp_path / "other")
+    again = frozen_outputs(network.frozen, loaded, recipe(2))
     assert np.abs(first.views[1].astype(np.float32) - first.views[2]).max() > 0
     for one, other in zip(first.views, again.views, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_what_is_on_disk_is_reused_and_only_missing_views_are_added(pixels, frozen, tmp_path):
-    first = frozen().compute(pixels, TRAIN, HELD_OUT, 1)
+def test_what_is_on_disk_is_reused_and_only_missing_views_are_added(loaded, network):
+    first = frozen_outputs(network.frozen, loaded, recipe(1))
     assert not first.reused
-    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").iterdir()}
-    more = frozen().compute(pixels, TRAIN, HELD_OUT, 2)
+    (folder,) = PATHS.cache.glob("activations/*frozen*")
+    stamps = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    more = frozen_outputs(network.frozen, loaded, recipe(2))
     assert not more.reused and len(more.views) == 3
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
-    last = frozen().compute(pixels, TRAIN, HELD_OUT, 2)
+    last = frozen_outputs(network.frozen, loaded, recipe(2))
     assert last.reused and last.seconds == pytest.approx(more.seconds)
     # Other splits of the same images have parts of their own.
-    other = frozen().compute(pixels, HELD_OUT, TRAIN, 2)
-    assert not other.reused and len(other.held_out) == len(TRAIN)
+    swapped = loaded.index["split"].map({"train": "test", "test": "train", "val": "val"})
+    other = frozen_outputs(network.frozen, loaded.with_splits(swapped, "other"), recipe(2))
+    assert not other.reused and len(other.views[0]) == (swapped == "train").sum()
 
 
-def test_the_disk_it_asks_for_is_the_disk_it_takes(pixels, network, tmp_path):
-    frozen = FrozenPart((network.prefix, None), (network.prefix, None), tmp_path / "a")
-    wanted = frozen.missing_bytes(TRAIN, HELD_OUT, 32, 2)
-    frozen.compute(pixels, TRAIN, HELD_OUT, 2)
-    taken = sum(file.stat().st_size for file in (tmp_path / "a").glob("*.npy"))
-    assert wanted == pytest.approx(taken, rel=0.02)
-    assert frozen.missing_bytes(TRAIN, HELD_OUT, 32, 2) == 0
-    assert frozen.missing_bytes(TRAIN, HELD_OUT, 32, 3) > 0
-    raw = FrozenPart((None, None), (None, None), tmp_path / "b")
-    assert raw.missing_bytes(np.arange(2), np.arange(1), 32, 1) == 5 * 32 * 32 * 3
+def test_another_network_gives_other_outputs(loaded, network, monkeypatch):
+    """Other weights, another boundary, another backend: what is stored is not taken for them."""
+    keys = [frozen_outputs(network.frozen, loaded, recipe(0)).key]
+    other = build_network(BACKBONES["vgg16"], 3, 32)
+    keys.append(frozen_outputs(other.frozen, loaded, recipe(0)).key)
+    layer = network.model.get_layer("block3_pool")
+    earlier = keras.Model(network.model.inputs, layer.output, name="frozen")
+    keys.append(frozen_outputs(earlier, loaded, recipe(0)).key)
+    assert frozen_outputs(network.frozen, loaded, recipe(0)).key == keys[0]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    keys.append(frozen_outputs(network.frozen, loaded, recipe(0)).key)
+    assert len(set(keys)) == 4
 
 
-def test_without_a_prefix_the_pixels_themselves_are_kept(pixels, tmp_path):
-    raw = FrozenPart((None, None), (None, None), tmp_path / "a")
-    found = raw.compute(pixels, TRAIN, HELD_OUT, 1)
-    np.testing.assert_array_equal(found.views[0], pixels[TRAIN])
-    np.testing.assert_array_equal(found.held_out, pixels[HELD_OUT])
-    assert found.views[1].dtype == np.uint8 and found.pooled_held_out is None
-    assert (found.views[1] != pixels[TRAIN]).mean() > 0.3
+def test_without_a_network_the_pixels_themselves_are_kept(loaded):
+    found = frozen_outputs(None, loaded, recipe(1))
+    pixels, train = loaded.pixels(32), loaded.rows("train")
+    np.testing.assert_array_equal(found.views[0], pixels[train])
+    np.testing.assert_array_equal(found.held_out, pixels[loaded.held_out])
+    assert found.views[1].dtype == np.uint8
+    assert (found.views[1] != pixels[train]).mean() > 0.3
 
 
-def test_values_too_large_for_float16_are_refused_and_nothing_is_left(pixels, tmp_path):
+def test_values_too_large_for_float16_are_refused_and_nothing_is_left(loaded):
     broken = build_network(BACKBONES["vgg16"], 3, 32)
-    broken.prefix.set_weights([w * 100 for w in broken.prefix.get_weights()])
-    parts = broken.prefix, broken.pool
+    broken.frozen.set_weights([w * 100 for w in broken.frozen.get_weights()])
     with pytest.raises(InputError, match="not finite"):
-        FrozenPart(parts, parts, tmp_path / "a").compute(pixels, TRAIN, HELD_OUT, 0)
-    assert not list((tmp_path / "a").glob("view*.npy"))
+        frozen_outputs(broken.frozen, loaded, recipe(0))
+    assert not list(PATHS.cache.glob("activations/*/view*.npy"))
 
 
 def test_augmentation_is_seeded_keeps_the_range_and_changes_with_every_batch(pixels):
@@ -136,12 +150,3 @@ def test_augmentation_moves_about_the_centre_and_leaves_greys_grey(pixels, monke
     red = np.zeros((1, 8, 8, 3), np.float32)
     red[..., 0] = 200
     assert np.ptp(np.asarray(augmenter(0)(red, training=True))[0, 4, 4]) < 199
-
-
-def test_one_process_finds_again_what_it_stored(monkeypatch):
-    asked = "pixels", "vgg16", "weights", "float32"
-    keys = {activations_key(*asked) for _ in range(3)}
-    assert len(keys) == 1
-    assert activations_key("pixels", "vgg16", "other weights", "float32") not in keys
-    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
-    assert activations_key(*asked) not in keys

@@ -39,7 +39,7 @@ def each_engine(request, monkeypatch):
 
 def test_the_output_is_the_networks_own_in_order(network, each_engine):
     x = images(2 * inference.BATCH + 5)  # the last batch and its last request are smaller
-    for model in (network.model, network.prefix):
+    for model in (network.model, network.frozen):
         expected = model.predict(x.astype(np.float32), verbose=0)
         np.testing.assert_allclose(
             Inference(model).predict(x), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
@@ -50,8 +50,8 @@ def test_the_output_is_the_networks_own_in_order(network, each_engine):
 def test_bfloat16_differs_little(network, monkeypatch):
     monkeypatch.setenv("FRUITVEG_ENGINE", OPENVINO)
     x = images(16)
-    exact = Inference(network.prefix).predict(x)
-    rounded = Inference(network.prefix, "mixed_bfloat16").predict(x)
+    exact = Inference(network.frozen).predict(x)
+    rounded = Inference(network.frozen, "mixed_bfloat16").predict(x)
     assert np.abs(rounded - exact).mean() < 0.1 * np.abs(exact).mean()
 
 
@@ -63,10 +63,10 @@ def test_no_more_than_two_batches_are_made_before_one_is_given(network, each_eng
             made.append(number)
             yield images(3)
 
-    for given, _ in enumerate(Inference(network.prefix).outputs(batches()), 1):
+    for given, _ in enumerate(Inference(network.frozen).outputs(batches()), 1):
         assert len(made) <= given + 1
     assert len(made) == 5
-    assert list(Inference(network.prefix).outputs(iter(()))) == []
+    assert list(Inference(network.frozen).outputs(iter(()))) == []
 
 
 @pytest.mark.reliability("requests from several threads, of wrong shapes among them")
@@ -92,7 +92,7 @@ def test_several_threads_each_get_their_own_answers(each_engine, tried):
 
 
 def test_a_caller_who_stops_half_way_leaves_nothing_behind(network, each_engine):
-    asked = Inference(network.prefix)
+    asked = Inference(network.frozen)
     first = asked.outputs(iter([images(3), images(4)]))
     next(first)
     second = asked.outputs(iter([images(5)]))
@@ -120,5 +120,5 @@ def test_the_engine_is_chosen_by_what_is_there(monkeypatch):
 @needs_openvino
 def test_nothing_is_reported_to_anybody(network, monkeypatch):
     monkeypatch.setenv("FRUITVEG_ENGINE", OPENVINO)
-    Inference(network.prefix)
+    Inference(network.frozen)
     assert sys.modules["openvino_telemetry"] is None

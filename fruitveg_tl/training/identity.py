@@ -1,0 +1,75 @@
+"""What tells networks and fits from each other, so that nothing finished is computed again."""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+from fruitveg_tl.utils.backend import keras
+from fruitveg_tl.utils.storage import sha256_json
+
+
+def model_digest(model: keras.Model) -> str:
+    """Return the SHA-256 of a network's layers and weights; the names of the layers do not count.
+
+    Raises:
+        ValueError: if a layer cannot be written down.
+    """
+    for layer in model.layers:
+        _refuse_incomplete(layer)
+    text = json.dumps([type(model).__name__, model.get_config()], sort_keys=True)
+    # Keras numbers what has no name of its own through the whole process.
+    operations = getattr(model, "operations", model.layers)  # a Sequential has none
+    names = [model.name, *(operation.name for operation in operations)]
+    for number, name in enumerate(dict.fromkeys(names)):
+        text = text.replace(f'"{name}"', f'"#{number}"')
+    text = re.sub(r'"(keras_tensor|input_layer)_?\d*"|"shared_object_id": \d+', '""', text)
+    digest = hashlib.sha256(text.encode())
+    for value in model.get_weights():
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def fit_key(model: keras.Model, others: Any) -> str | None:
+    """Name a fit by all that decides its result: network, weights, optimizer, loss and data.
+
+    Args:
+        model: compiled, before its first step.
+        others: what else decides it, as JSON can hold it.
+
+    Returns:
+        16 hexadecimal digits; None if a part is a function, or of a class that Keras cannot write
+        down with its values.
+    """
+    try:
+        parts = [_written(model.optimizer), _written(model.loss), keras.backend.backend()]
+        return sha256_json([model_digest(model), parts, others])[:16]
+    except (TypeError, ValueError, NotImplementedError):
+        return None
+
+
+def _written(part: Any) -> Any:
+    """Write an optimizer or a loss down, without the name that Keras has numbered."""
+    _refuse_incomplete(part)
+    written = keras.saving.serialize_keras_object(part)
+    if isinstance(written, dict):
+        written["config"].pop("name", None)
+    return written
+
+
+def _refuse_incomplete(part: Any) -> None:
+    """Refuse what may hold values that its description leaves out."""
+    if part is None or isinstance(part, str):
+        return
+    if isinstance(part, keras.layers.Lambda) or not isinstance(part, _DESCRIBED):
+        raise ValueError(f"{part}: does not describe itself")
+    for kind in type(part).__mro__:
+        if kind.__module__.split(".")[0] == "keras" or "get_config" in vars(kind):
+            return
+        if "__init__" in vars(kind):
+            raise ValueError(f"{part}: its class has arguments and no get_config")
+
+
+_DESCRIBED = (keras.layers.Layer, keras.Loss, keras.Optimizer)
