@@ -169,9 +169,15 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from fruitveg_tl.data import registry
     from fruitveg_tl.reporting import report
 
-    for file in report.report(PATHS.report, None if options.in_place else options.dataset):
+    name = options.dataset
+    if name not in registry.DATASETS:  # kernels work elsewhere
+        name = str(Path(name).expanduser().resolve()) if name else name
+    parameters = {"dataset": name, "size": options.size, "epochs": options.epochs}
+    parameters["resplit"] = options.resplit or 0
+    for file in report.report(PATHS.report, None if options.in_place else parameters):
         print(file)
 
 

@@ -5,7 +5,7 @@ variables of the notebooks and the tables read it from there.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ from fruitveg_tl.utils.errors import InputError
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
 SYNTHETIC = "synthetic"  # the embedded default
-RESPLIT = "--resplit (FRUITVEG_RESPLIT=1 for notebooks)"  # as messages advise it
+RESPLIT = "--resplit (resplit = 1 in notebooks)"  # as messages advise it
 
 
 def _setting(default: Any, kind: type, text: str, ablation: bool = False, **more: Any) -> Any:
@@ -173,22 +173,13 @@ def _problem(setting: Field, value: Any) -> str | None:
 
 # --- the environment ----------------------------------------------------------------------------
 
-# Settings that a variable may change in the notebooks. FRUITVEG_WEIGHTS is a folder, and what a
-# notebook is about (backbone, strategy, ablations) is its own.
-OVERRIDES = tuple(
-    f.name
-    for f in settings(ablations=False)
-    if f.name not in ("dataset", "backbone", "strategy", "weights", "seed")
-)
 VARIABLES = {
     "FRUITVEG_HOME": "folder that data/, figures/ and report/ lie in (default: the checkout)",
     "FRUITVEG_DATA": "a copy of the data set on disk, in the upstream layout",
     "FRUITVEG_WEIGHTS": "folder of weights files under Keras' names",
-    "FRUITVEG_DATASET": "name or folder of the images, for every command and notebook",
+    "FRUITVEG_DATASET": "name or folder of the images, for every command",
     "FRUITVEG_ENGINE": "openvino or keras: what computes the frozen part and predictions",
     "FRUITVEG_OTHER": "name or folder of a second set of images, for 01 and A5",
-    "FRUITVEG_SEEDS": "seeds, e.g. 0 1 2: one run for each",
-    **{f"FRUITVEG_{name.upper()}": f"notebooks: {name}" for name in OVERRIDES},
     "FRUITVEG_COMMIT": "set by `make notebooks` for its kernels: store figures for committing",
     "FRUITVEG_PROGRESS": "set by `report` for its kernels: descriptor to write progress to",
 }
@@ -240,39 +231,6 @@ def refuse_unknown_variables() -> None:
             f"{k}: unknown variable; did you mean {v or 'another'}?" for k, v in guesses.items()
         )
         raise InputError("\n".join(f"{line} notebooks/README.md lists all" for line in lines))
-
-
-def overrides() -> dict[str, Any]:
-    """Return the settings that variables ask for, e.g. FRUITVEG_SIZE=64 as {"size": 64}.
-
-    Raises:
-        InputError: naming the variable whose value is of another type.
-    """
-    kinds = {f.name: f.metadata["kind"] for f in settings()}
-    return {
-        name: _parsed(f"FRUITVEG_{name.upper()}", kinds[name], value)
-        for name in OVERRIDES
-        if (value := variable(name.upper())) is not None
-    }
-
-
-def seeds(default: Sequence[int]) -> tuple[int, ...]:
-    """Return the seeds of FRUITVEG_SEEDS (separated by spaces or commas), or the default.
-
-    Raises:
-        InputError: if one of them is no whole number.
-    """
-    value = variable("SEEDS")
-    if value is None:
-        return tuple(default)
-    return tuple(_parsed("FRUITVEG_SEEDS", int, part) for part in value.replace(",", " ").split())
-
-
-def _parsed(name: str, kind: type, value: str) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InputError(f"{name}={value}: not a{'n' * (kind is int)} {kind.__name__}") from None
 
 
 # --- paths --------------------------------------------------------------------------------------

@@ -150,6 +150,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for committing: on the images that the notebooks name, and stored in notebooks/",
     )
+    _add_settings(parser, (f for f in config.settings() if f.name in ("size", "resplit")))
+    parser.add_argument("--epochs", type=int, metavar="N", help="epochs of fine-tuning")
     parser.set_defaults(command="report")
 
 

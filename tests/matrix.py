@@ -42,7 +42,7 @@ SETS = {
     "a relative path": lambda root: Path(write_images(root, CLASSES).name),
     "a path with spaces": lambda root: write_images(root.with_name("my own images"), CLASSES),
 }
-AS_ADVISED = {"a split missing": {"FRUITVEG_RESPLIT": "1"}}  # by the message that refuses the set
+AS_ADVISED = {"a split missing": ("--resplit",)}  # by the message that refuses the set
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -50,9 +50,10 @@ def test_the_report(miniature, tmp_path, monkeypatch, name):
     home, environment = miniature
     shutil.copytree(home / "notebooks", tmp_path / "home" / "notebooks")
     monkeypatch.chdir(tmp_path)
-    own = {"FRUITVEG_DATASET": str(SETS[name](tmp_path / "images"))} | AS_ADVISED.get(name, {})
+    options = ("--dataset", str(SETS[name](tmp_path / "images")), "--size", "32", "--epochs", "1")
     start = time.perf_counter()
-    done = command("report", home=tmp_path / "home", **environment | own)
+    asked = (*options, *AS_ADVISED.get(name, ()))
+    done = command("report", *asked, home=tmp_path / "home", **environment)
     assert done.returncode == 0, done.stderr[-2000:]
     pages = PdfReader(tmp_path / "home" / "report" / "live.pdf").pages
     print(f"{name}: {time.perf_counter() - start:.0f} s, {len(pages)} pages")

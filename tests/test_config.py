@@ -59,27 +59,10 @@ def test_a_part_of_the_recipe_that_is_off_is_an_ablation_where_the_recipe_has_it
     assert told("grocery", size=128, finetune_epochs=4) == ""
 
 
-def test_variables_change_settings_and_seeds(monkeypatch):
-    monkeypatch.setenv("FRUITVEG_SIZE", "48")
-    monkeypatch.setenv("FRUITVEG_CROP", "0.5")
-    monkeypatch.setenv("FRUITVEG_VIEWS", "")  # empty is unset
-    assert config.overrides() == {"size": 48, "crop": 0.5}
-    assert config.seeds((7,)) == (7,)
-    for text in ("0 1", "0,1", "0, 1"):
-        monkeypatch.setenv("FRUITVEG_SEEDS", text)
-        assert config.seeds((7,)) == (0, 1)
-    monkeypatch.setenv("FRUITVEG_SEEDS", "one")
-    with pytest.raises(InputError, match="FRUITVEG_SEEDS=one: not an int"):
-        config.seeds((7,))
-    monkeypatch.setenv("FRUITVEG_SIZE", "small")
-    with pytest.raises(InputError, match="FRUITVEG_SIZE=small: not an int"):
-        config.overrides()
-
-
 def test_a_variable_that_nothing_reads_is_refused_with_a_guess(monkeypatch):
     config.refuse_unknown_variables()
-    monkeypatch.setenv("FRUITVEG_LABELS", "fine")
-    with pytest.raises(InputError, match=r"FRUITVEG_LABELS: unknown.*FRUITVEG_LABEL_LEVEL"):
+    monkeypatch.setenv("FRUITVEG_DATASETS", "fine")
+    with pytest.raises(InputError, match=r"FRUITVEG_DATASETS: unknown.*FRUITVEG_DATASET"):
         config.refuse_unknown_variables()
 
 

@@ -2,7 +2,6 @@
 
 import re
 from base64 import b64decode
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -166,32 +165,32 @@ class Experiment:
 
 def configure_experiment(
     dataset: str,
-    label_level: str | None = None,
-    seeds: Sequence[int] = (0,),
-    **settings,
+    seed: int = 0,
+    size: int | None = None,
+    epochs: int | None = None,
+    resplit: int = 0,
+    seeds: int = 1,
 ) -> Experiment:
-    """Return the experiment a notebook asks for, or the one that variables ask for instead.
-
-    The data set's profile holds its recipe; what is given here differs from that.
-    FRUITVEG_DATASET overrides the images: only their profile counts then, with one seed.
-    FRUITVEG_SEEDS and the variables of `config.OVERRIDES`, e.g. FRUITVEG_SIZE, override the rest.
+    """Return the experiment that a notebook's parameters ask for.
 
     Args:
-        dataset: a name from `registry.DATASETS` or the path of a folder.
-        label_level: "coarse" or "fine", for grocery only.
-        seeds: one run for each.
-        settings: further fields of `Selection` and `RunConfig`.
+        dataset: see `load_images`.
+        seed: of the runs.
+        size: side of the images in pixels; None is the recipe's.
+        epochs: of fine-tuning; None is the recipe's.
+        resplit: see `load_images`.
+        seeds: how many runs that differ in their seed to look at. On other images than those of
+            the study, or with other parameters, it is the one seed.
 
     Raises:
-        InputError: naming the variable that is unknown or cannot be used.
+        InputError: naming the parameter that makes no sense.
     """
-    config.refuse_unknown_variables()
-    name = config.variable("DATASET") or dataset
-    if name != dataset:
-        settings, seeds, label_level = {}, (0,), None
-    settings = PROFILES.get(name, {}) | settings | config.overrides()
-    label_level = settings.pop("label_level", label_level)
-    return Experiment(name, label_level, settings, config.seeds(seeds))
+    name = in_project(dataset)
+    asked = {"size": size, "finetune_epochs": epochs, "resplit": resplit or None}
+    changes = {setting: value for setting, value in asked.items() if value is not None}
+    studied = bool(Experiment.committed_as(registry.title(name))) and not (seed or changes)
+    settings = PROFILES.get(name, {}) | changes
+    return Experiment(name, None, settings, tuple(range(seeds)) if studied else (seed,))
 
 
 def second_set(experiment: Experiment) -> Experiment:

@@ -5,6 +5,7 @@ into Typst, and Typst sets the pages. All three come as Python wheels, so that n
 nor TeX has to be installed.
 """
 
+import ast
 import os
 import re
 import subprocess
@@ -34,10 +35,11 @@ ASSETS = Path(__file__).with_name("assets")
 ABSTRACT = ("answer", "models", "scores")  # tags of the cells whose output opens a report
 # What the appendix about FRUITVEG_OTHER is called, and the tag of cells elsewhere about it.
 SECOND_SET = "second_set"
+PARAMETERS = "parameters"  # tag of the cell that a reader edits, and `report` sets
 REPEATED = "repeated"  # tag of the cells that say in every notebook what the first has said
 
 
-def execute(source: Path, target: Path) -> None:
+def execute(source: Path, target: Path, parameters: Mapping[str, object] | None = None) -> None:
     """Run a notebook from top to bottom in a fresh kernel and store it with its outputs.
 
     The kernel works in the folder of this process: a relative path in a variable means the same
@@ -46,6 +48,7 @@ def execute(source: Path, target: Path) -> None:
     Args:
         source: the notebook.
         target: where to store it; may be `source`.
+        parameters: what its cell tagged `parameters` sets otherwise.
 
     Raises:
         InputError: if a cell fails, with its error, or the kernel dies; `target` then keeps what it
@@ -53,6 +56,9 @@ def execute(source: Path, target: Path) -> None:
         KeyboardInterrupt: after Ctrl-C, once the kernel has ended.
     """
     notebook = nbformat.read(source, as_version=4)
+    for cell in notebook.cells:
+        if PARAMETERS in cell.metadata.get("tags", ()):
+            cell.source = _with_parameters(cell.source, parameters or {})
     client = NotebookClient(
         notebook,
         timeout=None,
@@ -72,6 +78,17 @@ def execute(source: Path, target: Path) -> None:
     }
     with new_file(target) as temporary:
         nbformat.write(notebook, temporary)
+
+
+def _with_parameters(source: str, parameters: Mapping[str, object]) -> str:
+    """Return a cell of the form `a, b = 1, 2` with other values; others of its names stay."""
+    (assignment,) = ast.parse(source).body
+    values = {
+        name.id: ast.literal_eval(value)
+        for name, value in zip(assignment.targets[0].elts, assignment.value.elts, strict=True)
+    }
+    values |= {name: value for name, value in parameters.items() if name in values}
+    return f"{', '.join(values)} = {', '.join(map(repr, values.values()))}"
 
 
 def _run_cells(client: NotebookClient, source: Path) -> None:
@@ -246,14 +263,15 @@ def chapters(folder: Path, dataset: str | None) -> list[Path]:
     return [f for f in files if about[f] not in registry.DATASETS or dataset in (None, about[f])]
 
 
-def report(folder: Path, dataset: str | None) -> list[Path]:
+def report(folder: Path, parameters: Mapping[str, object] | None) -> list[Path]:
     """Bind the notebooks as they are committed, then execute them here and bind that.
 
     Args:
         folder: where everything is stored: `study.pdf` and `.html` from the committed notebooks,
             `live.pdf` and `.html` from what this machine has just computed.
-        dataset: images to execute them on, a name or a folder. None to execute each in place, on
-            the images that it names, for committing: they are then bound as the study.
+        parameters: for every notebook, the `dataset` among them: a name, or a folder's whole path.
+            None to execute each in place, with its own, for committing: they are then bound as the
+            study.
 
     Returns:
         the PDFs and HTML files.
@@ -261,17 +279,19 @@ def report(folder: Path, dataset: str | None) -> list[Path]:
     Raises:
         InputError: if there are no notebooks or one fails.
     """
+    dataset = parameters["dataset"] if parameters else None
     sources, study = (chapters(PATHS.notebooks, name) for name in (dataset, None))
     if not sources:
         raise InputError(f"{PATHS.notebooks}: no notebooks here; restore them with «git checkout»")
     about = "The study, from the notebooks as they are committed"
+    if edited := runtime.changed(PATHS.notebooks):
+        about = f"From the notebooks as they are here; edited since they were committed: {edited}"
     bound = export(study, folder, "study", about) if dataset else ()
     executed = [folder / source.name if dataset else source for source in sources]
-    commit = "" if dataset else "yes"
-    with temporary_variable("DATASET", dataset or ""), temporary_variable("COMMIT", commit):
+    with temporary_variable("COMMIT", "" if dataset else "yes"):
         for source, target in zip(sources, executed, strict=True):
             print(f"{source.name} …", flush=True)
-            execute(source, target)
+            execute(source, target, parameters)
     if not dataset:
         return list(export(study, folder, "study", about))
     about = f"Computed on this machine, on {printable(dataset)}; commit {runtime.commit()}"

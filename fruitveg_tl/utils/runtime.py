@@ -11,6 +11,9 @@ from fruitveg_tl.utils.backend import keras
 LIBRARIES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow", "scikit-learn")
 
 
+ROOT = Path(__file__).parents[2]  # of the checkout
+
+
 def make_deterministic(seed: int) -> None:
     """Seed Python, NumPy and the backend, and ask TensorFlow for reproducible operations."""
     keras.utils.set_random_seed(seed)
@@ -66,13 +69,22 @@ def commit() -> str:
     """Return the project's Git commit, with "+changes" if the package's code differs from it."""
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", ".") else "")
+        return head + ("+changes" if _git("status", "--porcelain", "fruitveg_tl") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
+def changed(folder: Path) -> str:
+    """Name the files of a folder that differ from the commit; empty if none does."""
+    try:
+        lines = _git("status", "--porcelain", "--untracked-files=no", str(folder)).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return ", ".join(Path(line.split()[-1].strip('"')).name for line in lines)
+
+
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+    command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

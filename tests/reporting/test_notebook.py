@@ -6,46 +6,45 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import load_run
+from conftest import PROJECT
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.models import weights
-from fruitveg_tl.models.backbones import BUNDLED, RANDOM
+from fruitveg_tl.models.backbones import BACKBONES, BUNDLED, RANDOM
 from fruitveg_tl.reporting import notebook
 from fruitveg_tl.utils.errors import InputError
 
 
-def test_the_notebook_chooses_unless_the_environment_does(monkeypatch):
-    for name in ("DATASET", "LABELS", "SEEDS", "SIZE", "VIEWS"):
-        monkeypatch.delenv(f"FRUITVEG_{name}", raising=False)
-    experiment = notebook.configure_experiment(dataset="grocery", seeds=(1, 2), size=96)
-    assert (experiment.name, experiment.size, experiment.seeds) == ("grocery", 96, (1, 2))
-    monkeypatch.setenv("FRUITVEG_DATASET", "synthetic")
-    experiment = notebook.configure_experiment(dataset="grocery", seeds=(1, 2), size=96)
-    assert (experiment.size, experiment.seeds) == (96, (0,))  # the synthetic's own profile
-    monkeypatch.setenv("FRUITVEG_DATASET", "fruits-veges")
-    assert notebook.configure_experiment(dataset="grocery", size=96).size == 224
-    monkeypatch.setenv("FRUITVEG_SIZE", "48")
-    monkeypatch.setenv("FRUITVEG_SEEDS", "3 4")
-    monkeypatch.setenv("FRUITVEG_LABEL_LEVEL", "fine")
-    experiment = notebook.configure_experiment(dataset="grocery")
-    assert (experiment.size, experiment.seeds, experiment.label_level) == (48, (3, 4), "fine")
+def test_parameters_differ_from_the_recipe_and_then_one_seed_is_looked_at(home, monkeypatch):
+    def asked(*parameters):
+        found = notebook.configure_experiment(*parameters, seeds=5)
+        return found.name, found.size, found.settings.get("finetune_epochs"), found.seeds
 
-
-def test_a_setting_that_makes_no_sense_ends_the_first_cell(monkeypatch):
-    monkeypatch.setenv("FRUITVEG_SIZE", "16")
+    assert asked("grocery") == ("grocery", 224, 10, (0,))  # no study below this home
+    assert asked("synthetic", 2) == ("synthetic", 96, 4, (2,))
+    assert asked("synthetic", 0, 48, 1) == ("synthetic", 48, 1, (0,))
+    monkeypatch.setattr(PATHS, "root", PROJECT)
+    assert asked("grocery") == ("grocery", 224, 10, (0, 1, 2, 3, 4))
+    assert asked("grocery", 0, 96) == ("grocery", 96, 10, (0,))
+    assert asked("grocery", 0, None, None, 1)[3] == (0,)
     with pytest.raises(InputError, match="size: 16 is too small; at least 32"):
-        notebook.configure_experiment(dataset="grocery")
+        asked("grocery", 0, 16)
+
+
+def test_a_relative_folder_starts_at_the_projects_root(images, home, monkeypatch, tmp_path):
+    monkeypatch.setattr(PATHS, "root", images.parent)
+    monkeypatch.chdir(tmp_path.parent)
+    assert notebook.load_images(images.name).root == images
+    assert notebook.load_images(str(images)).root == images
+    assert notebook.configure_experiment(images.name).name == str(images)
 
 
 @pytest.fixture
 def experiment(quick):
     """The experiment that a notebook would make of the quick run."""
-    return notebook.configure_experiment(
-        quick.images, size=32, views=1, batch_size=8, probe_epochs=3, finetune_epochs=2,
-        weights="random",
-    )  # fmt: skip
+    how = {"size": 32, "views": 1, "batch_size": 8, "probe_epochs": 3, "finetune_epochs": 2}
+    return notebook.Experiment(quick.images, None, how | {"weights": "random"}, (0,))
 
 
 def test_finished_runs_are_used_and_a_lost_network_is_said(finished, experiment, monkeypatch):
@@ -111,7 +110,7 @@ def test_a_cell_that_lacks_something_shows_what_was_committed(home, monkeypatch)
 
 
 def test_the_second_set_is_the_one_that_a_variable_names(images, home, monkeypatch):
-    experiment = notebook.configure_experiment(dataset="grocery", label_level="fine", size=32)
+    experiment = notebook.Experiment("grocery", "fine", {"size": 32}, (0,))
     assert notebook.second_set(experiment).name == notebook.STUDIED
     shutil.rmtree(images / "validation" / "apple")  # as in a part of a set
     monkeypatch.setenv("FRUITVEG_OTHER", str(images))
@@ -139,14 +138,12 @@ def test_tables_are_markdown(monkeypatch):
         ("ImageNet (Keras)", None),
     ],
 )
-def test_makeshift_weights_are_said_loudly(finished, monkeypatch, source, said):
+def test_makeshift_weights_are_said_loudly(monkeypatch, source, said):
     shown = []
     monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
     start = {"seconds": 70, "start": None}
     about = {"images": "some", "seconds": 50, "held_out_accuracy_rounded": 0.07}
     about["start"] = start  # what it went on from counts
     monkeypatch.setattr(weights, "card", lambda backbone: about)
-    run = load_run(finished)
-    run.row["weights"] = source
-    notebook.caveat(run)
+    notebook.caveat(BACKBONES["vgg16"], source)
     assert [said in text for text in shown] == ([True] if said else [])

@@ -1,4 +1,4 @@
-import os
+import subprocess
 
 import nbformat
 import pytest
@@ -9,6 +9,7 @@ from pypdf import PdfReader
 from fruitveg_tl import options
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.reporting import report
+from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 
 FIGURE = """
@@ -119,25 +120,45 @@ def test_a_signal_ends_a_notebook_in_one_line(target, outcome, tmp_path):
     assert source.read_bytes() == before
 
 
-def test_the_images_are_those_asked_for_or_in_place_the_notebooks_own(tmp_path, monkeypatch):
+def test_the_parameters_are_those_asked_for_or_in_place_the_notebooks_own(tmp_path, monkeypatch):
     monkeypatch.setattr(PATHS, "root", tmp_path)
-    monkeypatch.setenv("FRUITVEG_DATASET", "before")
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "mine").mkdir()
-    asked = new_code_cell(
-        "import os; name = os.environ['FRUITVEG_DATASET'] or 'my own'\n"
-        "print('on', name, os.path.isdir(name))"
-    )
-    source = write(tmp_path / "notebooks" / "01_one.ipynb", new_markdown_cell("# One"), asked)
+    tagged = {"metadata": {"tags": [report.PARAMETERS]}}
+    parameters = new_code_cell('dataset, seed, size = "my own", 7, None', **tagged)
+    cells = (new_markdown_cell("# One"), parameters, new_code_cell("print(dataset, seed, size)"))
+    source = write(tmp_path / "notebooks" / "01_one.ipynb", *cells)
     committed = source.read_bytes()
-    files = report.report(tmp_path / "report", "mine")
+    files = report.report(tmp_path / "report", {"dataset": "it's", "size": 32, "epochs": 2})
     assert [file.name for file in files] == ["study.pdf", "study.html", "live.pdf", "live.html"]
-    assert "on mine True" in (tmp_path / "report" / "live.html").read_text()
+    assert "it's 7 32" in html_text(tmp_path / "report" / "live.html")
     assert source.read_bytes() == committed
     study, page = report.report(tmp_path / "report", None)
-    assert study.name == "study.pdf" and "on my own" in page.read_text()
-    assert "on my own" in source.read_text()
-    assert os.environ["FRUITVEG_DATASET"] == "before"
+    assert study.name == "study.pdf" and "my own 7 None" in html_text(page)
+    assert "my own 7 None" in source.read_text()
+
+
+def html_text(file):
+    return " ".join(file.read_text().split()).replace("&#39;", "'")
+
+
+def test_edited_notebooks_are_not_bound_as_committed_ones(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ("-c", "user.name=x", "-c", "user.email=x@x")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(PATHS, "root", tmp_path)
+    monkeypatch.setattr(runtime, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    source = write(tmp_path / "notebooks" / "01_one.ipynb", new_markdown_cell("# One"))
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    assert runtime.changed(PATHS.notebooks) == ""
+    write(source, new_markdown_cell("# Two"))
+    report.report(tmp_path / "report", {"dataset": "x"})
+    assert "edited since they were committed: 01_one.ipynb" in html_text(
+        tmp_path / "report" / "study.html"
+    )
 
 
 def test_without_a_data_set_the_report_is_on_the_embedded_one(monkeypatch):
@@ -166,4 +187,4 @@ def test_an_appendix_about_other_images_is_left_out(tmp_path, monkeypatch):
 def test_without_notebooks_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(PATHS, "root", tmp_path)
     with pytest.raises(InputError, match="no notebooks here"):
-        report.report(tmp_path / "report", "synthetic")
+        report.report(tmp_path / "report", {"dataset": "synthetic"})
