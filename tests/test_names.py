@@ -20,7 +20,7 @@ from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.data.folders import JUNK, SPLIT_WORDS
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.reporting import notebook, plots, style, tables
-from fruitveg_tl.reporting.report import MARKDOWN
+from fruitveg_tl.reporting.exporter import MARKDOWN
 from fruitveg_tl.utils.errors import printable
 
 SPECIAL = st.sampled_from(

@@ -1,11 +1,11 @@
 """Bind the notebooks, as committed and as executed here, each into a PDF and an HTML file.
 
-nbconvert turns the executed notebooks into Markdown without code, pandoc turns that into HTML and
-into Typst, and Typst sets the pages. All three come as Python wheels, so that neither a browser
-nor TeX has to be installed.
+nbconvert turns the executed notebooks into Markdown, of the code what builds and trains; pandoc
+turns that into HTML and into Typst, and Typst sets the pages (see `exporter`).
 """
 
 import ast
+import copy
 import os
 import re
 import subprocess
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nbformat
 import pypandoc
-import typst
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import MarkdownExporter
@@ -25,16 +24,18 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, temporary_variable
 from fruitveg_tl.data import registry
+from fruitveg_tl.reporting.exporter import ASSETS, MARKDOWN, store_figures, to_typst, typeset
 from fruitveg_tl.reporting.readme import tagged_outputs
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import new_file, write_json
 
 TITLE = "Transfer learning on images of fruit and vegetables"
-ASSETS = Path(__file__).with_name("assets")
 ABSTRACT = ("answer", "models", "scores")  # tags of the cells whose output opens a report
 # What the appendix about FRUITVEG_OTHER is called, and the tag of cells elsewhere about it.
 SECOND_SET = "second_set"
+RECIPE = "recipe"  # tag of the cells that build and train: their code is bound
+CODE_LEFT_OUT = "code left out"
 PARAMETERS = "parameters"  # tag of the cell that a reader edits, and `report` sets
 REPEATED = "repeated"  # tag of the cells that say in every notebook what the first has said
 
@@ -147,8 +148,8 @@ def export(
     _write_page(text, html, [*extra, f"--metadata-file={metadata}"])
     parts = {"title": TITLE, "subtitle": about}
     for part, markdown in (("abstract", abstract), ("body", text)):
-        parts[part] = pypandoc.convert_text(markdown, "typst", format=MARKDOWN, extra_args=extra)
-    _typeset(parts, figures, pdf)
+        parts[part] = to_typst(markdown, figures)
+    typeset(parts, figures, pdf)
     return pdf, html
 
 
@@ -171,34 +172,22 @@ def _write_page(text: str, html: Path, extra: list[str]) -> None:
         )
 
 
-def _typeset(parts: Mapping[str, str], folder: Path, pdf: Path) -> None:
-    """Set pages from `report.typ`, its «places» filled in; `folder` holds the figures."""
-    content = (ASSETS / "report.typ").read_text()
-    for part, value in parts.items():
-        content = content.replace(f"«{part}»", value)
-    source = folder / "report.typ"
-    with new_file(source) as temporary:
-        temporary.write_text(content)
-    with new_file(pdf) as temporary:
-        typst.compile(source, output=temporary, root=folder)
-
-
-# A figure's alternative text is no caption: without `implicit_figures` it stays where it is.
-# Without `smart` two hyphens in a name stay two hyphens.
-MARKDOWN = "markdown-implicit_figures-raw_html-smart+tex_math_dollars"
-
-
 def _markdown(name: str, notebook: nbformat.NotebookNode, folder: Path, left_out: Set[str]) -> str:
-    """Return a notebook without code and without the cells of some tags; store its figures."""
-    exporter = MarkdownExporter(exclude_input=True)
+    """Return a notebook without the cells of some tags, of code the recipe; store its figures."""
+    shown = copy.deepcopy(notebook)
+    for cell in shown.cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and RECIPE not in tags:
+            cell.metadata["tags"] = [*tags, CODE_LEFT_OUT]
+    exporter = MarkdownExporter()
     exporter.register_preprocessor(
-        TagRemovePreprocessor(enabled=True, remove_cell_tags=set(left_out))
+        TagRemovePreprocessor(
+            enabled=True, remove_cell_tags=set(left_out), remove_input_tags={CODE_LEFT_OUT}
+        )
     )
     resources = {"unique_key": name, "output_files_dir": name}
-    text, resources = exporter.from_notebook_node(notebook, resources)
-    for path, content in resources["outputs"].items():
-        with new_file(folder / path) as temporary:
-            temporary.write_bytes(content)
+    text, resources = exporter.from_notebook_node(shown, resources)
+    store_figures(resources["outputs"], folder)
     return text
 
 
@@ -293,6 +282,8 @@ def report(folder: Path, parameters: Mapping[str, object] | None) -> list[Path]:
             print(f"{source.name} …", flush=True)
             execute(source, target, parameters)
     if not dataset:
+        for source in sorted(PATHS.notebooks.glob("answers.ipynb")):
+            execute(source, source)
         return list(export(study, folder, "study", about))
     about = f"Computed on this machine, on {printable(dataset)}; commit {runtime.commit()}"
     left_out = set() if config.variable("OTHER") else {SECOND_SET}

@@ -165,9 +165,24 @@ def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path, browser):
             if failed or (all(cell.execution_count for cell in cells) and cells[-1].outputs):
                 break
         page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "lab.png")
+        page.get_by_role("menuitem", name="File", exact=True).click()
+        page.get_by_text("Save and Export Notebook As").hover()
+        page.get_by_text("PDF without LaTeX (Typst)").wait_for()
+        page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "menu.png")
     assert not failed
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert "images" in str(outputs)
+
+
+def test_jupyterlab_hands_out_a_pdf(miniature):
+    """What the menu "Save and Export Notebook As" asks for."""
+    home, environment = miniature
+    with jupyterlab(home, environment) as address:
+        query = "download=true&token=test"
+        file = "01_exploration.ipynb"
+        with urllib.request.urlopen(f"{address}/nbconvert/typst_pdf/{file}?{query}") as answer:
+            assert answer.headers["Content-Type"] == "application/pdf"
+            assert answer.read(4) == b"%PDF"
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -73,6 +74,30 @@ def test_chapters_are_executed_and_bound(chapters, tmp_path):
     assert "<table" in content[: content.index("</header>")]  # the abstract's
     assert content.count("data:image/png;base64") == 2 and "Second chapter" in content
     assert 'src="http' not in content
+
+
+def test_the_code_of_the_recipe_is_bound_and_no_other(tmp_path):
+    tagged = {"metadata": {"tags": [report.RECIPE]}}
+    cells = (new_code_cell("base.trainable = False", **tagged), new_code_cell("plot(1)"))
+    chapter = write(tmp_path / "01_one.ipynb", new_markdown_cell("# One"), *cells)
+    pdf, page = report.export([chapter], tmp_path / "out", "study", "As committed")
+    for text in (PdfReader(pdf).pages[0].extract_text(), page.read_text()):
+        assert "trainable" in text and "plot" not in text
+    assert "tags" not in nbformat.read(chapter, 4).cells[2].metadata
+
+
+@pytest.mark.parametrize("options", [(), ("--no-input",)])
+def test_nbconvert_makes_a_pdf_of_any_notebook(chapters, tmp_path, options):
+    report.execute(chapters[0], chapters[0])
+    convert = [sys.executable, "-m", "nbconvert", "--to", "typst_pdf", *options]
+    folder = tmp_path / "elsewhere"
+    subprocess.run([*convert, f"--output-dir={folder}", chapters[0]], check=True)
+    assert [file.name for file in folder.iterdir()] == ["01_one.pdf"]
+    pages = PdfReader(folder / "01_one.pdf").pages
+    text = "\n".join(page.extract_text() for page in pages)
+    assert "First chapter" in text and "0.123" in text and "Contents" not in text
+    assert ("savefig" in text) != bool(options)
+    assert sum(len(page.images) for page in pages) == 1
 
 
 def test_cells_that_do_not_apply_are_not_bound(tmp_path):
