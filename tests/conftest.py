@@ -243,7 +243,7 @@ def miniature(tmp_path_factory):
     own = write_images(folder / "images")
     shop = write_images(folder / "shop", ("Apple", "Banana", "Leek"))
     environment = {"FRUITVEG_OTHER": str(shop)}
-    for file in (home / "notebooks").glob("*.ipynb"):
+    for file in (home / "notebooks").glob("[0-9A]*.ipynb"):
         committed, changed = (
             json.dumps(values)[1:-1] for values in (AS_COMMITTED, f'"{own}", 0, 32, 1, 0')
         )
