@@ -97,6 +97,7 @@ class _Trained:
     """What training leaves behind.
 
     Attributes:
+        recipe: by which it was trained.
         network: with its final weights.
         history: a record per stage and epoch.
         probabilities: by stage, of the held-out images, shape (h, classes).
@@ -106,6 +107,7 @@ class _Trained:
         reused: whether the frozen part was on disk.
     """
 
+    recipe: RunConfig
     network: Network
     history: list[dict] = field(default_factory=list)
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
@@ -221,18 +223,30 @@ def pooled_features(images: Images, source: SourceWeights, config: RunConfig) ->
     return features
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """One phase of training; with several `parts`, so many batches make up a step."""
+
+    stage: str
+    rate: float
+    epochs: int
+    patience: int | None = None
+    mixup: float = 0.0
+    parts: int = 1
+
+
 def _transfer(inputs: Inputs) -> _Trained:
     """Linear probe on the frozen network, then fine-tuning from its head."""
     recipe, network = inputs.recipe, starting_network(inputs)
     _say_state(network.model, network.upper)
     boundary, features = pooled_outputs(inputs, network)
-    trained = _Trained(network, reused=boundary.reused and features.reused)
+    trained = _Trained(recipe, network, reused=boundary.reused and features.reused)
     trained.seconds["frozen"] = boundary.seconds + features.seconds
     if recipe.probe_first:
-        _train_probe(recipe, features, trained)
+        _train_probe(trained, features)
     unfreeze(network.upper, recipe.update_batch_norm)
-    rate = recipe.finetune_rate
-    _train_layers(network.upper, recipe, boundary, trained, FINETUNED, rate)
+    phase = _Phase(FINETUNED, recipe.finetune_rate, recipe.finetune_epochs, mixup=recipe.mixup)
+    _train_layers(trained, network.upper, boundary, phase)
     return trained
 
 
@@ -241,10 +255,14 @@ def _scratch(inputs: Inputs) -> _Trained:
     recipe, network = inputs.recipe, starting_network(inputs)
     _say_state(network.model, network.model)
     pixels = frozen_outputs(None, inputs.images, recipe)
-    trained = _Trained(network, reused=pixels.reused, seconds={"frozen": pixels.seconds})
+    trained = _Trained(recipe, network, reused=pixels.reused)
+    trained.seconds["frozen"] = pixels.seconds
     unfreeze(network.model, batch_norm=True)
-    rate = recipe.scratch_rate
-    _train_layers(network.model, recipe, pixels, trained, SCRATCH, rate, SCRATCH_BATCH)
+    parts = math.ceil(recipe.batch_size / SCRATCH_BATCH)
+    phase = _Phase(
+        SCRATCH, recipe.scratch_rate, recipe.finetune_epochs, mixup=recipe.mixup, parts=parts
+    )
+    _train_layers(trained, network.model, pixels, phase)
     return trained
 
 
@@ -254,83 +272,59 @@ def _say_state(model: keras.Model, trained: keras.Model) -> None:
     note(f"{model.name}: training and the network need {size / 1e6:,.0f} MB of disk")
 
 
-def _train_probe(recipe: RunConfig, features: Outputs, trained: _Trained) -> None:
+def _train_probe(trained: _Trained, features: Outputs) -> None:
     """Train a softmax layer on pooled features and hand its weights to the network's head."""
+    recipe = trained.recipe
     keras.utils.set_random_seed(recipe.seed)
-    classes = len(features.images.classes)
-    layer = keras.layers.Dense(classes, "softmax", name="head")
+    layer = keras.layers.Dense(len(features.images.classes), "softmax", name="head")
     head = keras.Sequential([keras.Input(features.shape), layer], name="probe")
-    settings = {"rate": recipe.probe_rate, "epochs": recipe.probe_epochs}
-    _fit(head, recipe, features, trained, PROBE, **settings, patience=recipe.patience)
+    phase = _Phase(PROBE, recipe.probe_rate, recipe.probe_epochs, recipe.patience)
+    _fit(trained, head, features, phase)
     trained.probe_head = head.get_weights()
     trained.network.head.set_weights(trained.probe_head)
     trained.probabilities[PROBE] = head.predict(features.held_out, verbose=0)
 
 
-def _train_layers(
-    model: keras.Model,
-    recipe: RunConfig,
-    outputs: Outputs,
-    trained: _Trained,
-    stage: str,
-    rate: float,
-    batch_size: int | None = None,
-) -> None:
+def _train_layers(trained: _Trained, model: keras.Model, outputs: Outputs, phase: _Phase) -> None:
     """Train a network's layers in the precision that is fast here, and predict with them."""
-    fast = in_precision(model, training_precision(backbone_by_name(recipe.backbone)))
+    fast = in_precision(model, training_precision(backbone_by_name(trained.recipe.backbone)))
     # Mixup makes probabilities timid, which a loss punishes: its lowest comes before the network is
     # at its best (data/tuning/kept.csv). So all epochs are trained, and the last one is kept.
-    settings = {"rate": rate, "epochs": recipe.finetune_epochs, "mixup": recipe.mixup}
-    _fit(fast, recipe, outputs, trained, stage, **settings, batch_size=batch_size)
+    _fit(trained, fast, outputs, phase)
     model.set_weights(fast.get_weights())
     start = time.perf_counter()
-    trained.probabilities[stage] = Inference(model).predict(outputs.held_out)
+    trained.probabilities[phase.stage] = Inference(model).predict(outputs.held_out)
     trained.seconds["evaluation"] = time.perf_counter() - start
 
 
-def _fit(
-    model: keras.Model,
-    recipe: RunConfig,
-    outputs: Outputs,
-    trained: _Trained,
-    stage: str,
-    *,
-    rate: float,
-    epochs: int,
-    patience: int | None = None,
-    mixup: float = 0.0,
-    batch_size: int | None = None,
-) -> None:
+def _fit(trained: _Trained, model: keras.Model, outputs: Outputs, phase: _Phase) -> None:
     """Train a model on stored outputs, and note what that took."""
-    parts = math.ceil(recipe.batch_size / (batch_size or recipe.batch_size))
-    train = outputs.training_batches(math.ceil(recipe.batch_size / parts), recipe.seed, mixup)
-    validation = outputs.validation_batches(batch_size)
-    schedule = warmup_cosine(rate, epochs * len(train))
-    accumulated = parts if parts > 1 else None  # their gradients make up a step
-    loss = LogitAdjustedCrossentropy(outputs.images.training_counts, recipe.logit_adjustment)
-    model.compile(
-        keras.optimizers.AdamW(
-            schedule, recipe.weight_decay, gradient_accumulation_steps=accumulated
-        ),
-        loss,
-        metrics=["accuracy"],
+    recipe, split = trained.recipe, phase.parts > 1
+    size = math.ceil(recipe.batch_size / phase.parts)
+    batches = outputs.training_batches(size, recipe.seed, phase.mixup)
+    validation = outputs.validation_batches(size if split else None)
+    rate = warmup_cosine(phase.rate, phase.epochs * len(batches))
+    accumulated = phase.parts if split else None
+    optimizer = keras.optimizers.AdamW(
+        rate, recipe.weight_decay, gradient_accumulation_steps=accumulated
     )
-    keep = KeepEpochs(model, train, validation, epochs, patience, stage)
+    loss = LogitAdjustedCrossentropy(outputs.images.training_counts, recipe.logit_adjustment)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    keep = KeepEpochs(model, batches, validation, phase.epochs, phase.patience, phase.stage)
     model.fit(
-        train,
+        batches,
         validation_data=validation,
-        epochs=epochs,
+        epochs=phase.epochs,
         initial_epoch=keep.start,
         callbacks=[keep],
         shuffle=False,
         verbose=0,
     )
-    trained.history += [
-        {"stage": stage} | {name: value for name, value in record.items() if name != "seconds"}
-        for record in keep.history
-    ]
-    trained.seconds[stage] = keep.seconds
-    trained.parameters[stage] = trainable_parameters(model)
+    history = pd.DataFrame(keep.history).drop(columns="seconds")
+    history.insert(0, "stage", phase.stage)
+    trained.history += history.to_dict("records")
+    trained.seconds[phase.stage] = keep.seconds
+    trained.parameters[phase.stage] = trainable_parameters(model)
 
 
 # --- results ------------------------------------------------------------------------------------

@@ -302,6 +302,10 @@ def own_runs() -> list[Run]:
     for folder in sorted(folders, key=lambda x: (len(x.name), x.name)):
         try:
             for run in read_study(folder):
+                if run.row["backbone"] not in BACKBONES:
+                    name = f"{printable(folder)}: its backbone, {run.row['backbone']},"
+                    note(f"WARNING: {name} is not registered (models/backbones.py); passed over")
+                    continue
                 # Of a copy, the seconds are the same too.
                 first = found.setdefault(run.row.to_json(), run)
                 if first.folder != folder:

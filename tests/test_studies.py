@@ -108,6 +108,15 @@ def test_a_copy_of_a_run_is_no_second_seed(runs, capsys):
         assert f"{runs / name}: a copy of {runs / 'set-vgg16'}" in warned
 
 
+def test_a_run_of_a_backbone_that_is_gone_is_kept_and_passed_over(runs, capsys, monkeypatch):
+    for name in ("set-vgg16", "set-resnet50"):
+        make_run(runs / name, backbone=name.split("-")[1])
+    monkeypatch.setattr(studies, "BACKBONES", {"vgg16": BACKBONES["vgg16"]})
+    assert [run.folder.name for run in studies.own_runs()] == ["set-vgg16"]
+    assert "its backbone, resnet50, is not registered" in capsys.readouterr().err
+    assert (runs / "set-resnet50" / "runs.csv").exists()
+
+
 def test_a_run_being_written_is_not_read_and_a_damaged_one_named(runs, capsys):
     make_run(runs / "whole")
     make_run(runs / ".half.tmp" / "half")
