@@ -44,7 +44,7 @@ def test_stored_outputs_are_those_of_the_frozen_layers(loaded, network):
     expected = network.frozen.predict(pixels.astype(np.float32), verbose=0)
     assert found.held_out.dtype == np.float32 and found.views[0].dtype == np.float16
     np.testing.assert_allclose(found.held_out, expected[loaded.held_out], rtol=1e-5, atol=1e-5)
-    close = {"rtol": 1e-2, "atol": 5e-3 * expected.max()}  # float16, or bfloat16 on the way
+    close = {"rtol": 2e-2, "atol": 2e-2 * expected.max()}  # float16, or bfloat16 on the way
     np.testing.assert_allclose(found.views[0], expected[train], **close)
     pooled = outputs_of(network.pool, found, recipe(2))
     means = network.pool.predict(expected, verbose=0)
@@ -72,7 +72,7 @@ def test_views_differ_from_each_other_and_are_the_same_next_time(
 def test_what_is_on_disk_is_reused_and_only_missing_views_are_added(loaded, network):
     first = frozen_outputs(network.frozen, loaded, recipe(1))
     assert not first.reused
-    (folder,) = PATHS.cache.glob("activations/*frozen*")
+    (folder,) = (path for path in PATHS.cache.glob("activations/*frozen*") if path.is_dir())
     stamps = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     more = frozen_outputs(network.frozen, loaded, recipe(2))
     assert not more.reused and len(more.views) == 3
