@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import write_images
+from PIL import Image
 
 from fruitveg_tl.config import PATHS, RunConfig
 from fruitveg_tl.data import augmentation, registry
@@ -30,7 +31,13 @@ def network():
 
 @pytest.fixture
 def loaded(home, tmp_path):
-    return registry.load(str(write_images(tmp_path / "images", counts=(12, 1, 1))))
+    """Images that differ in their colours, more to train on than a batch holds."""
+    root = write_images(tmp_path / "images", counts=(12, 1, 1))
+    rng = np.random.default_rng(0)
+    for file in sorted(root.rglob("*.jpg")):
+        colour, noise = rng.integers(0, 216, (1, 1, 3)), rng.integers(0, 40, (40, 40, 3))
+        Image.fromarray((colour + noise).astype(np.uint8)).save(file)
+    return registry.load(str(root))
 
 
 def recipe(views=1, **changes):
