@@ -99,6 +99,7 @@ class _Trained:
     Attributes:
         recipe: by which it was trained.
         network: with its final weights.
+        force: whether finished fits are trained again.
         history: a record per stage and epoch.
         probabilities: by stage, of the held-out images, shape (h, classes).
         seconds: of the frozen part, of each stage and of evaluation.
@@ -109,6 +110,7 @@ class _Trained:
 
     recipe: RunConfig
     network: Network
+    force: bool
     history: list[dict] = field(default_factory=list)
     probabilities: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -140,7 +142,7 @@ def train(images: Images, source: SourceWeights, config: RunConfig, force: bool 
         images: to train and test on.
         source: weights to start from.
         config: how to train.
-        force: run again although a finished run is on disk; its fits are read where they are kept.
+        force: run again although a finished run is on disk.
 
     Returns:
         the finished run.
@@ -157,8 +159,8 @@ def train(images: Images, source: SourceWeights, config: RunConfig, force: bool 
             return finished
         if source.source in MAKESHIFT:
             note(f"WARNING: {inputs.backbone.name}: {source.source}")
-        trained = _transfer(inputs) if inputs.recipe.strategy == "transfer" else _scratch(inputs)
-        return _save(inputs, trained)
+        run = _transfer if inputs.recipe.strategy == "transfer" else _scratch
+        return _save(inputs, run(inputs, force))
 
 
 def jobs(
@@ -189,13 +191,17 @@ def starting_network(inputs: Inputs) -> Network:
     """Build a run's network with the weights that it starts from."""
     recipe, values = inputs.recipe, inputs.source.values
     runtime.make_deterministic(recipe.seed)
-    if inputs.source.source == RANDOM:
+    classes = len(inputs.images.classes)
+    network = build_network(inputs.backbone, classes, recipe.size, values, recipe.divide_by_255)
+    norms = [x for x in network.body.layers if isinstance(x, keras.layers.BatchNormalization)]
+    if norms and inputs.source.source == RANDOM:
         rows = inputs.images.viewed_rows  # few labels or all: the same statistics
         every = min(STATISTICS_EVERY, 1 + len(rows) // STATISTICS_LEAST)
         some = inputs.images.pixels(recipe.size, recipe.crop)[rows[::every]]
-        values = weights.estimate_batch_norm_statistics(inputs.backbone, values, some)
-    classes = len(inputs.images.classes)
-    return build_network(inputs.backbone, classes, recipe.size, values, recipe.divide_by_255)
+        network.body.set_weights(
+            weights.estimate_batch_norm_statistics(inputs.backbone, values, some)
+        )
+    return network
 
 
 def pooled_outputs(inputs: Inputs, network: Network) -> tuple[Outputs, Outputs]:
@@ -235,12 +241,12 @@ class _Phase:
     parts: int = 1
 
 
-def _transfer(inputs: Inputs) -> _Trained:
+def _transfer(inputs: Inputs, force: bool) -> _Trained:
     """Linear probe on the frozen network, then fine-tuning from its head."""
     recipe, network = inputs.recipe, starting_network(inputs)
     _say_state(network.model, network.upper)
     boundary, features = pooled_outputs(inputs, network)
-    trained = _Trained(recipe, network, reused=boundary.reused and features.reused)
+    trained = _Trained(recipe, network, force, reused=boundary.reused and features.reused)
     trained.seconds["frozen"] = boundary.seconds + features.seconds
     if recipe.probe_first:
         _train_probe(trained, features)
@@ -250,12 +256,12 @@ def _transfer(inputs: Inputs) -> _Trained:
     return trained
 
 
-def _scratch(inputs: Inputs) -> _Trained:
+def _scratch(inputs: Inputs, force: bool) -> _Trained:
     """Train all layers from the start."""
     recipe, network = inputs.recipe, starting_network(inputs)
     _say_state(network.model, network.model)
     pixels = frozen_outputs(None, inputs.images, recipe)
-    trained = _Trained(recipe, network, reused=pixels.reused)
+    trained = _Trained(recipe, network, force, reused=pixels.reused)
     trained.seconds["frozen"] = pixels.seconds
     unfreeze(network.model, batch_norm=True)
     parts = math.ceil(recipe.batch_size / SCRATCH_BATCH)
@@ -310,7 +316,9 @@ def _fit(trained: _Trained, model: keras.Model, outputs: Outputs, phase: _Phase)
     )
     loss = LogitAdjustedCrossentropy(outputs.images.training_counts, recipe.logit_adjustment)
     model.compile(optimizer, loss, metrics=["accuracy"])
-    keep = KeepEpochs(model, batches, validation, phase.epochs, phase.patience, phase.stage)
+    keep = KeepEpochs(
+        model, batches, validation, phase.epochs, phase.patience, phase.stage, trained.force
+    )
     model.fit(
         batches,
         validation_data=validation,

@@ -135,13 +135,16 @@ def test_a_run_says_what_its_cache_needs_and_clean_frees_it(main, images):
     needed = float(re.search(r"its cache needs (\S+) MB more below .*clean» frees", err)[1])
     assert re.search(r"training and the network need \d+ MB of disk", err)
     cache = PATHS.cache
-    files = [*cache.glob("activations/*-frozen-*/*.npy")]
-    assert files
+    files = [*cache.glob("activations/*-frozen-*/*.npy"), *cache.glob("pixels/*.npy")]
+    assert len(files) == 3  # held out, and to train on
     assert needed == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=0.06)
     assert list(cache.glob("fits/*/kept.npz"))
+    freed = ("activations", "pixels", "fits")
+    stored = [file for name in freed for file in (cache / name).rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in stored) / 1e6
     code, out, _ = main("clean")
-    assert code == 0 and re.match(r"\d+\.\d MB freed below", out)
-    assert not any(list(cache.glob(f"{name}/*")) for name in ("activations", "pixels", "fits"))
+    assert code == 0 and out.startswith(f"{size:,.1f} MB freed below ")
+    assert not any(list(cache.glob(f"{name}/*")) for name in freed)
     assert main(*run)[1] == shown  # the finished run is still there
 
 

@@ -16,7 +16,7 @@ from fruitveg_tl.training.identity import fit_key
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import note, progress
-from fruitveg_tl.utils.storage import new_folder, own_folder, sha256_json
+from fruitveg_tl.utils.storage import new_folder, own_folder, remove, sha256_json
 
 
 class Batches(keras.utils.PyDataset):
@@ -147,6 +147,7 @@ class KeepEpochs(keras.callbacks.Callback):
         patience: stop after this many epochs without a lower validation loss, and leave the model
             with the weights of the epoch where it was lowest; None to keep the last epoch.
         what: name of the fit in progress bars and messages.
+        again: train again although the fit is finished.
 
     Attributes:
         start: the epoch to start from, for `fit`'s `initial_epoch`.
@@ -161,6 +162,7 @@ class KeepEpochs(keras.callbacks.Callback):
         epochs: int,
         patience: int | None = None,
         what: str = "fit",
+        again: bool = False,
     ):
         super().__init__()
         self.train, self.epochs, self.patience, self.what = train, epochs, patience, what
@@ -172,6 +174,8 @@ class KeepEpochs(keras.callbacks.Callback):
             self._scratch = tempfile.TemporaryDirectory()
         fits = Path(self._scratch.name) if self.key is None else own_folder(PATHS.cache / "fits")
         self.folder = fits / (self.key or "fit")
+        if again and self._is_finished():
+            remove(self.folder)
         if self.folder.exists():
             self._restore(model)
 
@@ -219,7 +223,7 @@ class KeepEpochs(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         """Leave the model with the weights to keep, and store those alone."""
         self._bar.close()
-        if (self.folder / "kept.npz").exists():
+        if self._is_finished():
             return
         kept = "last" if self.patience is None else "best"
         self.model.load_weights(self.folder / f"{kept}.weights.h5")
