@@ -172,11 +172,12 @@ def _report(options: argparse.Namespace) -> None:
     from fruitveg_tl.data import registry
     from fruitveg_tl.reporting import report
 
-    name = options.dataset
-    if name not in registry.DATASETS:  # kernels work elsewhere
-        name = str(Path(name).expanduser().resolve()) if name else name
-    parameters = {"dataset": name, "size": options.size, "epochs": options.epochs}
-    parameters["resplit"] = options.resplit or 0
+    parameters = {
+        "dataset": registry.located(options.dataset),  # kernels may work elsewhere
+        "size": options.size,
+        "epochs": options.epochs,
+        "resplit": options.resplit or 0,
+    }
     for file in report.report(PATHS.report, None if options.in_place else parameters):
         print(file)
 

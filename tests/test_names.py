@@ -108,7 +108,9 @@ def test_any_name_survives_from_folder_to_figure(tmp_path_factory, names):
         assert list(dataset.classes) == sorted(names)
 
         run = store(home / "data" / "runs" / "run", dataset)
-        assert run.classes == list(dataset.classes) == sorted(run.test["label"])
+        labels = dataset.index["label"][dataset.rows("test")].tolist()
+        assert run.classes == list(dataset.classes) == sorted(labels)
+        assert run.test["label"].tolist() == labels
         assert run.targets.tolist() == list(range(len(names)))
 
         expected = [" ".join(printable(name).split()) for name in run.classes]

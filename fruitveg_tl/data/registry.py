@@ -51,7 +51,7 @@ def load(
     # Upstream's own validation split of grocery lacks four classes; that split is kept as it is.
     required = ("train", "test") if name in GROCERY else SPLITS
     images = index(title(name, label_level), root, list(source), () if partial else required)
-    asked = {"dataset": name if name in DATASETS else str(folder.resolve())}
+    asked = {"dataset": located(name)}
     if label_level:
         asked["label_level"] = label_level
     images = replace(images, asked=asked, recipe=recipe(name))
@@ -61,8 +61,18 @@ def load(
 def title(name: str, label_level: str | None = None, fold: int = 0) -> str:
     """Return the name of the images that `load` returns, without looking at any."""
     level = f"-{label_level or 'coarse'}" if name in GROCERY else ""
-    plain = name if name in DATASETS else Path(name).expanduser().resolve().name
-    return f"{plain}{level}" + (f"-resplit{fold}" if fold else "")
+    return f"{Path(located(name)).name}{level}" + (f"-resplit{fold}" if fold else "")
+
+
+def located(name: str, start: Path = Path()) -> str:
+    """Return the name of a data set, or a folder's whole path.
+
+    Args:
+        name: see `load`.
+        start: where a relative path starts; by default where this process works.
+    """
+    is_name = name in DATASETS or not name
+    return name if is_name else str((start / Path(name).expanduser()).resolve())
 
 
 def on_disk(name: str, data: str | os.PathLike | None = None) -> bool:

@@ -4,7 +4,7 @@ All come as Python wheels. nbconvert knows the exporter as `typst_pdf`, and Jupy
 its menu "Save and Export Notebook As".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,9 +55,9 @@ def store_figures(outputs: Mapping[str, bytes], folder: Path) -> None:
             temporary.write_bytes(content)
 
 
-def to_typst(markdown: str, figures: Path, options: Sequence[str] = ()) -> str:
+def to_typst(markdown: str, figures: Path) -> str:
     """Return Markdown as Typst; paths of figures start at `figures`."""
-    extra = [f"--resource-path={figures}", *options]
+    extra = [f"--resource-path={figures}"]
     return pypandoc.convert_text(markdown, "typst", format=MARKDOWN, extra_args=extra)
 
 

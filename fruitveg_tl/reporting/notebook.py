@@ -4,7 +4,6 @@ import re
 from base64 import b64decode
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -101,8 +100,7 @@ class Experiment:
         known = [run.row["content"] for run in self.committed]
         content = known[0] if known else self.images.digest
         runs = "committed with the project (data/results)" if known else "of this machine"
-        facts = {"images": self.title, "SHA-256": content, "runs": runs} | runtime.origin()
-        return pd.Series(facts, name="this notebook").to_frame()
+        return _origin({"images": self.title, "SHA-256": content, "runs": runs})
 
     @cached_property
     def committed(self) -> list[Run]:
@@ -185,7 +183,7 @@ def configure_experiment(
     Raises:
         InputError: naming the parameter that makes no sense.
     """
-    name = in_project(dataset)
+    name = registry.located(dataset, PATHS.root)
     asked = {"size": size, "finetune_epochs": epochs, "resplit": resplit or None}
     changes = {setting: value for setting, value in asked.items() if value is not None}
     studied = bool(Experiment.committed_as(registry.title(name))) and not (seed or changes)
@@ -286,19 +284,16 @@ def load_images(dataset: str, resplit: int = 0) -> Images:
     Raises:
         InputError: naming what cannot be used.
     """
-    return registry.load(in_project(dataset), fold=resplit)
-
-
-def in_project(dataset: str) -> str:
-    """Return the name of a data set, or the folder that a path means from the project's root."""
-    is_name = dataset in registry.DATASETS or not dataset
-    return dataset if is_name else str(PATHS.root / Path(dataset).expanduser())
+    return registry.load(registry.located(dataset, PATHS.root), fold=resplit)
 
 
 def origin(images: Images) -> pd.DataFrame:
     """Return which images, and which code, the figures of a notebook come from."""
-    facts = {"images": images.name, "SHA-256": images.digest} | runtime.origin()
-    return pd.Series(facts, name="this notebook").to_frame()
+    return _origin({"images": images.name, "SHA-256": images.digest})
+
+
+def _origin(facts: dict[str, str]) -> pd.DataFrame:
+    return pd.Series(facts | runtime.origin(), name="this notebook").to_frame()
 
 
 def settings(recipe: RunConfig) -> pd.DataFrame:

@@ -58,8 +58,8 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object] | None 
     """
     notebook = nbformat.read(source, as_version=4)
     for cell in notebook.cells:
-        if PARAMETERS in cell.metadata.get("tags", ()):
-            cell.source = _with_parameters(cell.source, parameters or {})
+        if parameters and PARAMETERS in cell.metadata.get("tags", ()):
+            cell.source = _with_parameters(cell.source, parameters)
     client = NotebookClient(
         notebook,
         timeout=None,

@@ -10,6 +10,9 @@ import numpy as np
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.storage import sha256_json
 
+# What Keras writes down with its arguments.
+_DESCRIBED = (keras.layers.Layer, keras.Loss, keras.Optimizer)
+
 
 def model_digest(model: keras.Model) -> str:
     """Return the SHA-256 of a network's layers and weights; the names of the layers do not count.
@@ -70,6 +73,3 @@ def _refuse_incomplete(part: Any) -> None:
             return
         if "__init__" in vars(kind):
             raise ValueError(f"{part}: its class has arguments and no get_config")
-
-
-_DESCRIBED = (keras.layers.Layer, keras.Loss, keras.Optimizer)

@@ -160,6 +160,7 @@ def test_the_parameters_are_those_asked_for_or_in_place_the_notebooks_own(tmp_pa
     study, page = report.report(tmp_path / "report", None)
     assert study.name == "study.pdf" and "my own 7 None" in html_text(page)
     assert "my own 7 None" in source.read_text()
+    assert nbformat.read(source, 4).cells[1].source == parameters.source  # to the letter
 
 
 def html_text(file):
