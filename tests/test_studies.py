@@ -152,7 +152,7 @@ def test_markdown_has_one_line_per_row():
 @pytest.mark.parametrize("name", readme.FILES)
 def test_readmes_show_what_the_committed_results_and_notebooks_say(name):
     text = (PROJECT / name).read_text()
-    assert re.search(r"<!-- (results|bundled|cell) ", text)
+    assert re.search(r"<!-- (results|cell) ", text)
     assert readme.fill(text, studies.by_stage(studies.committed_runs())) == text
 
 

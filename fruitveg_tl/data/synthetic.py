@@ -6,27 +6,27 @@ share their colours, light tints the whole image, and what lies behind has the c
 Nothing about real images follows from it.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fruitveg_tl.data.shapes import (
-    DRAWINGS,
-    GREEN,
-    HUES,
-    ORANGE,
-    PURPLE,
-    RED,
-    YELLOW,
-    Part,
-)
 from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import exclusive, new_folder
 
 SIZE = 96  # pixels
 COUNTS = {"train": 64, "val": 12, "test": 24}  # images per class
+RED, ORANGE, YELLOW, GREEN, PURPLE = 0.99, 0.07, 0.15, 0.30, 0.80  # hues, 0 to 1
+LEAF = (0.32, 0.7, 0.5)
+WOOD = (0.08, 0.5, 0.4)
+PALE = (0.12, 0.2, 0.9)
+
+# A part is one solid: an array that grows from 0 in its middle to 1 at its edge (and on outside),
+# and its colour as hue, saturation, value. A drawing is a list of parts, back to front.
+Part = tuple[np.ndarray, tuple[float, float, float]]
+Drawing = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], list[Part]]
 
 
 def generate(folder: Path, seed: int = 0) -> Path:
@@ -124,3 +124,115 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
     """HSV to RGB for one colour, by the usual formula (Smith 1978)."""
     k = (np.array([5, 3, 1]) + hue * 6) % 6
     return value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
+
+
+def _ellipse(u, v, a: float, b: float) -> np.ndarray:
+    """Return an ellipse around the origin with half-axes `a` and `b`: 0 there, 1 at the edge."""
+    return np.hypot(u / a, v / b)
+
+
+def _taper(
+    u, v, ends: tuple[float, float], widths: tuple[float, float], bend: float = 0.0
+) -> np.ndarray:
+    """A stem or root between two heights, with its half-width at either; the upper one first."""
+    (top, bottom), (wide, narrow) = ends, widths
+    t = (top - v) / (top - bottom)
+    width = np.clip(wide + (narrow - wide) * t, 0.02, None)
+    return np.maximum(np.abs(u - bend * t**2) / width, np.abs(2 * t - 1) ** 6)
+
+
+def _polar(u, v) -> tuple[np.ndarray, np.ndarray]:
+    """Radius, and angle from the upright direction in -pi to pi."""
+    return np.hypot(u, v), np.arctan2(u, v)
+
+
+def _leaves(u, v, count: int, length: float, rng) -> list[Part]:
+    parts = []
+    for angle in np.linspace(-0.9, 0.9, count) + rng.normal(0, 0.1, count):
+        a = u * np.cos(angle) - v * np.sin(angle)
+        b = u * np.sin(angle) + v * np.cos(angle)
+        parts.append((_ellipse(a, b - length / 2, length / 6, length / 1.8), LEAF))
+    return parts
+
+
+def _apple(u, v, hue, rng):
+    r, angle = _polar(u, v)
+    dent = 0.3 * np.exp(-((angle / 0.35) ** 2)) + 0.12 * np.exp(
+        -(((abs(angle) - np.pi) / 0.3) ** 2)
+    )
+    return [(r / (0.95 - dent), (hue, 0.8, 0.85)), (_taper(u, v, (1.1, 0.5), (0.07, 0.05)), WOOD)]
+
+
+def _banana(u, v, hue, rng):
+    r, angle = _polar(u, v + 1.1)
+    width = 0.27 * np.sqrt(np.clip(1.02 - (angle / 0.95) ** 2, 0.02, 1))
+    body = np.maximum(np.abs(r - 1.2) / width, (np.abs(angle) / 0.98) ** 8)
+    ends = np.hypot((np.abs(angle) - 0.97) / 0.09, (r - 1.2) / 0.1)
+    return [(body, (hue, 0.75, 0.9)), (ends, WOOD)]
+
+
+def _carrot(u, v, hue, rng):
+    rings = 0.06 * (np.sin(v * 25) > 0.8)
+    body = _taper(u, v, (0.6, -1.3), (0.36, 0.03), rng.normal(0, 0.15))
+    return _leaves(u, v - 0.5, 5, 0.9, rng) + [(body + rings, (hue, 0.85, 0.9))]
+
+
+def _cherry(u, v, hue, rng):
+    stems = [_taper(u + s * 0.45 * (0.9 - v) / 1.2, v, (0.95, -0.2), (0.05, 0.05)) for s in (-1, 1)]
+    fruit = [
+        _ellipse(u - (s * 0.5), v - (-0.45 + rng.normal(0, 0.08)), 0.42, 0.42) for s in (-1, 1)
+    ]
+    return [(stem, LEAF) for stem in stems] + [(disc, (hue, 0.85, 0.7)) for disc in fruit]
+
+
+def _grapes(u, v, hue, rng):
+    places = [(x - row / 2, row) for row in range(5) for x in range(row + 1)]
+    return [(_taper(u, v, (1.3, 0.7), (0.06, 0.06)), WOOD)] + [
+        (
+            _ellipse(u - (x * 0.42 + rng.normal(0, 0.04)), v - (-1 + row * 0.42), 0.27, 0.27),
+            (hue, 0.6, rng.uniform(0.5, 0.8)),
+        )
+        for x, row in rng.permutation(places)
+    ]
+
+
+def _mushroom(u, v, hue, rng):
+    cap = np.where(v > 0, _ellipse(u, v, 0.95, 0.8), _ellipse(u, v, 0.95, 0.15))
+    return [(_taper(u, v, (0.1, -0.95), (0.25, 0.36)), PALE), (cap, (hue, 0.35, 0.75))]
+
+
+def _pear(u, v, hue, rng):
+    body = np.minimum(_ellipse(u, v + 0.4, 0.68, 0.62), _ellipse(u, v - 0.2, 0.4, 0.78))
+    return [(body, (hue, 0.65, 0.8)), (_taper(u, v, (1.35, 0.85), (0.06, 0.05), 0.1), WOOD)]
+
+
+def _tomato(u, v, hue, rng):
+    r, angle = _polar(u * 0.95, v * 1.12)
+    star_r, star = _polar(u, (v - 0.45) * 2)
+    return [
+        (r / (0.95 + 0.04 * np.cos(5 * angle)), (hue, 0.85, 0.85)),
+        (star_r / (0.3 + 0.28 * np.cos(5 * star)), LEAF),
+    ]
+
+
+DRAWINGS: dict[str, Drawing] = {
+    "apple": _apple,
+    "banana": _banana,
+    "carrot": _carrot,
+    "cherry": _cherry,
+    "grapes": _grapes,
+    "mushroom": _mushroom,
+    "pear": _pear,
+    "tomato": _tomato,
+}
+
+HUES: dict[str, tuple[float, ...]] = {
+    "apple": (RED, GREEN, YELLOW),
+    "banana": (YELLOW, GREEN),
+    "carrot": (ORANGE, PURPLE, YELLOW),
+    "cherry": (RED, YELLOW),
+    "grapes": (PURPLE, GREEN),
+    "mushroom": (ORANGE, YELLOW),
+    "pear": (GREEN, YELLOW, RED),
+    "tomato": (RED, GREEN, ORANGE),
+}

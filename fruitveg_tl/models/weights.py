@@ -1,8 +1,8 @@
 """Where a backbone's parameters come from.
 
 Order: an explicit file; the folder `FRUITVEG_WEIGHTS`, which then has to hold them; Keras' cache;
-Keras' download; where that cannot be reached, the weights that this project bundles (`BUNDLED`),
-trained by `data/weights/pretraining`. Random initialisation only on request, and then every number
+Keras' download; where that cannot be reached, the weights that this project bundles (`BUNDLED`, see
+data/weights/README.md). Random initialisation only on request, and then every number
 that comes of it carries `RANDOM`.
 """
 
@@ -18,7 +18,6 @@ import numpy as np
 
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS
-from fruitveg_tl.models import quantisation
 from fruitveg_tl.models.backbones import BUNDLED, RANDOM, Backbone
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
@@ -67,7 +66,7 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
         backbone: the registry entry.
         choice: "auto" for the order above without the first; "bundled" for the bundled ones;
             "random"; or the path of a file that `keras.applications` accepts for
-            `include_top=False`, or that `quantisation.save` has written.
+            `include_top=False`, or one of those that this project bundles.
         seed: of the random initialisation.
 
     Raises:
@@ -124,16 +123,6 @@ def bundled_file(backbone: Backbone) -> Path:
 def card(backbone: Backbone) -> dict:
     """Return what is known of the bundled weights: images, recipe, hash, accuracy, licence."""
     return json.loads(bundled_file(backbone).with_suffix(".json").read_text())
-
-
-def trainings(about: dict) -> list[dict]:
-    """Return a card, and before it those of the trainings that it went on from."""
-    return [*(trainings(about["start"]) if about["start"] else []), about]
-
-
-def training_seconds(about: dict) -> float:
-    """Return how long a card's training took, those that it went on from included."""
-    return sum(part["seconds"] for part in trainings(about))
 
 
 def estimate_batch_norm_statistics(
@@ -245,7 +234,7 @@ def _from_file(backbone: Backbone, file: Path, source: str | None = None) -> Sou
     model = backbone.constructor(weights=None, include_top=False)
     try:
         if file.suffix == ".npz":
-            model.set_weights(quantisation.load(file))
+            model.set_weights(_read_bundled(file))
         else:
             model.load_weights(file)
     except Exception as error:  # NumPy, h5py and Keras raise many kinds for what they cannot use
@@ -258,6 +247,19 @@ def _from_file(backbone: Backbone, file: Path, source: str | None = None) -> Sou
     sha256 = sha256_file(file)
     source = source or KNOWN.get(sha256, file.name)
     return SourceWeights(values, source, file.name, sha256, _digest(values))
+
+
+def _read_bundled(file: Path) -> list[np.ndarray]:
+    """Read kernels in 8 bits, with a scale for each output channel, and the rest in 16."""
+    values = []
+    with np.load(file, allow_pickle=False) as archive:
+        for name in sorted(archive.files):
+            number, kind = name.split("-")
+            if kind == "kernel":
+                values.append(archive[name].astype(np.float32) * archive[f"{number}-scale"])
+            elif kind == "value":
+                values.append(archive[name].astype(np.float32))
+    return values
 
 
 def _digest(values: Sequence[np.ndarray]) -> str:

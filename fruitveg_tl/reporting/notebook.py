@@ -261,13 +261,13 @@ def caveat(backbone: Backbone, weights: str) -> None:
             f"about how good the pre-trained {backbone.name} is."
         )
     if weights == BUNDLED:
-        from fruitveg_tl.models.weights import card, training_seconds
+        from fruitveg_tl.models.weights import card
 
         about = card(backbone)
         say(
             f"> **Bundled weights.** {backbone.name} starts from this project's own weights, "
             f"not from Keras' ImageNet ones. They come from {about['images']}, in "
-            f"{training_seconds(about) / 60:.0f} minutes of training, and put "
+            f"{about['seconds_in_all'] / 60:.0f} minutes of training, and put "
             f"{about['held_out_accuracy_rounded']:.0%} of the images held out into the right "
             "class. ImageNet weights know far more; so would what they transfer."
         )

@@ -10,15 +10,15 @@ from fruitveg_tl.reporting import tables
 from fruitveg_tl.utils.errors import InputError
 
 # README.md shows the study, the others their folder's details.
-FILES = ("README.md", "data/results/README.md", "data/weights/README.md")
+FILES = ("README.md", "data/results/README.md")
 
 
 def fill(text: str, runs: pd.DataFrame) -> str:
     """Replace what stands between the marks of a README, `<!-- MARK … -->` and `<!-- /MARK -->`.
 
     `cell NOTEBOOK TAG` is what the cell with this tag shows in the executed notebook; `results
-    CONTENT` the table of all finished runs on the images whose hash begins so, ablations left out;
-    `bundled` the table of the bundled weights. Within a line the marks stay within that line.
+    CONTENT` the table of all finished runs on the images whose hash begins so, ablations left out.
+    Within a line the marks stay within that line.
 
     Args:
         text: of the README.
@@ -30,7 +30,6 @@ def fill(text: str, runs: pd.DataFrame) -> str:
     contents = {
         "cell": _cell,
         "results": lambda content: _finished(runs, content),
-        "bundled": lambda: tables.markdown(tables.bundled_weights()),
     }
     return re.sub(
         rf"(<!-- ({'|'.join(contents)})((?: [\w-]+)*) -->)(\n?).*?(<!-- /\2 -->)",

@@ -8,8 +8,6 @@ import pandas as pd
 
 from fruitveg_tl.config import FINETUNED, PROBE, STAGES
 from fruitveg_tl.evaluation import ensemble, metrics
-from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.models.weights import bundled_file, card, training_seconds, trainings
 from fruitveg_tl.studies import Run
 from fruitveg_tl.utils.markdown import escaped
 
@@ -114,25 +112,6 @@ def markdown(table: pd.DataFrame) -> str:
     cells = [[escaped(text) for text in row] for row in table.astype(str).to_numpy()]
     lines = [[*map(escaped, table.columns)], ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def bundled_weights() -> pd.DataFrame:
-    """Return one row for each backbone whose weights this project bundles, from their cards."""
-    rows = []
-    for backbone in BACKBONES.values():
-        about = card(backbone)
-        rows.append(
-            {
-                "Backbone": backbone.name,
-                "Accuracy, held out": f"{about['held_out_accuracy']:.3f}",
-                "After rounding": f"{about['held_out_accuracy_rounded']:.3f}",
-                "Epochs": sum(part["recipe"]["epochs"] for part in trainings(about)),
-                "Training": _duration(training_seconds(about)),
-                "MB": f"{bundled_file(backbone).stat().st_size / 1e6:.1f}",
-                "SHA-256": about["sha256"][:8],
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def _spread(values: pd.Series) -> str:

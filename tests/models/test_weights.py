@@ -11,7 +11,7 @@ import pytest
 from conftest import PROJECT
 from keras.src.legacy.saving import legacy_h5_format
 
-from fruitveg_tl.models import quantisation, weights
+from fruitveg_tl.models import weights
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.utils.errors import InputError
 
@@ -138,10 +138,15 @@ def test_no_server_or_no_file_gives_one_line_with_the_ways_out(home, server, add
 
 @pytest.fixture
 def bundled(home):
-    """What the project bundles, here with known values."""
+    """What the project bundles, here some values of which one kernel is rounded."""
     values = MOBILENET.constructor(weights=None, include_top=False).get_weights()
-    quantisation.save(weights.bundled_file(MOBILENET), values)
-    return quantisation.load(weights.bundled_file(MOBILENET))
+    stored = {f"{i:03d}-value": value for i, value in enumerate(values)}
+    kernel = np.rint(100 * stored.pop("000-value")).astype(np.int8)
+    scale = np.full((1, 1, 1, kernel.shape[3]), 0.01, np.float32)
+    weights.bundled_file(MOBILENET).parent.mkdir()
+    kept = {"000-kernel": kernel, "000-scale": scale}
+    np.savez(weights.bundled_file(MOBILENET), **kept, **stored)
+    return [kernel * scale, *values[1:]]
 
 
 def test_without_a_server_the_bundled_weights_is_used_and_named(bundled):
@@ -177,6 +182,11 @@ def test_the_project_ships_every_backbone_with_its_card(backbone):
     assert card["backbone"] == backbone.name and "non-commercial" in card["licence"]
     assert 5 / 202 < card["held_out_accuracy_rounded"] < 1  # five times what guessing gives
     assert weights.resolve(backbone, "bundled").sha256 == card["sha256"]
+    shown = f"{card['held_out_accuracy']:.3f} | {card['held_out_accuracy_rounded']:.3f}"
+    told = f"| {backbone.name} | {shown} | {card['epochs_in_all']} | "
+    assert (
+        f"{told}{card['seconds_in_all'] / 60:.1f} min |" in (file.parent / "README.md").read_text()
+    )
 
 
 def test_random_is_seeded_and_says_so(home):
