@@ -288,6 +288,7 @@ def process_environment(home: Path, **environment: str) -> dict[str, str]:
 
 # Files that take longest, most of their time in other processes.
 SLOW = (
+    "test_course.py",
     "test_run.py",
     "test_notebooks.py",
     "test_faults.py",

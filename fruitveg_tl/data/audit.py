@@ -4,7 +4,7 @@ import imagehash
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage, sparse, stats
+from scipy import ndimage, sparse
 from sklearn.neighbors import NearestNeighbors
 
 from fruitveg_tl.config import RESPLIT, SPLITS
@@ -15,12 +15,11 @@ NEAR = 4  # bits of 64; what differs by more is, in what was looked at, another 
 
 
 def duplicates(dataset: Images, pixels: np.ndarray) -> pd.DataFrame:
-    """Find images that stand in the set twice.
+    """Find images that the set holds twice.
 
     Exact: the same bytes (SHA-256). Near: perceptual hashes (pHash by ImageHash: the signs of the
     64 lowest cosine frequencies of the grey image) that differ in at most `NEAR` bits, which
-    survives scaling, recompression and a change of light. Whether a near pair is one image is
-    for the eye to say.
+    survives scaling, recompression and a change of light. A near pair need not be one image: look.
 
     Args:
         dataset: the images.
@@ -56,7 +55,7 @@ def duplicates(dataset: Images, pixels: np.ndarray) -> pd.DataFrame:
 
 
 def leaked_test_rows(pairs: pd.DataFrame) -> np.ndarray:
-    """Return the rows of test images that stand, or nearly stand, in train or val as well.
+    """Return the rows of test images that also appear, exactly or nearly, in train or val.
 
     Args:
         pairs: from `duplicates`.
@@ -71,10 +70,10 @@ def leaked_test_rows(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def summary(dataset: Images, pairs: pd.DataFrame) -> pd.Series:
-    """Count what a set holds, and what of it stands there twice.
+    """Count what a set holds, and what of it is there twice.
 
     Args:
-        dataset: the images as distributed.
+        dataset: the images as published.
         pairs: from `duplicates`.
     """
     index = dataset.index
@@ -85,9 +84,9 @@ def summary(dataset: Images, pairs: pd.DataFrame) -> pd.Series:
             "images": len(index),
             "distinct contents": index["sha256"].nunique(),
             **{f"images in {split}": len(found) for split, found in content.items()},
-            "test images that stand in train": content["test"].isin(content["train"]).sum(),
+            "test images also in train": content["test"].isin(content["train"]).sum(),
             "test images that repeat another one": content["test"].duplicated().sum(),
-            "validation images that stand in test": content["val"].isin(content["test"]).sum(),
+            "validation images also in test": content["val"].isin(content["test"]).sum(),
             "contents under two labels": len(_under_two_labels(index)),
             "near pairs": (~pairs["exact"]).sum(),
             "near pairs under two labels": (~pairs["exact"] & ~pairs["same_label"]).sum(),
@@ -96,43 +95,13 @@ def summary(dataset: Images, pairs: pd.DataFrame) -> pd.Series:
 
 
 def _under_two_labels(index: pd.DataFrame) -> pd.Series:
-    """Return the labels of every content that stands under more than one."""
+    """Return the labels of every content that has more than one."""
     labels = index.groupby("sha256")["label"].unique()
     return labels[labels.map(len) > 1]
 
 
-def leak_gap(correct: np.ndarray, clean: np.ndarray) -> tuple[float, float, float]:
-    """Return by how much images seen before flatter a network's accuracy.
-
-    Args:
-        correct: is each test image classified correctly? Shape (n,); with several seeds the
-            fraction of them that do so.
-        clean: is it free of leaks, see `leaked_test_rows`? Shape (n,).
-
-    Returns:
-        accuracy on all images less that on the clean ones, and its 95 % interval: percentile
-        bootstrap over the images (Efron 1979; SciPy, seeded). Three times NaN, for "not measured",
-        if no image is clean.
-    """
-    correct, clean = np.asarray(correct, float), np.asarray(clean, bool)
-    if not clean.any():
-        return np.nan, np.nan, np.nan
-
-    def gap(rows: np.ndarray) -> float:
-        # A resample of few images may draw no clean one: it then says nothing of the gap.
-        kept = correct[rows][clean[rows]]
-        return correct[rows].mean() - kept.mean() if len(kept) else 0.0
-
-    everything = np.arange(len(correct))
-    interval = stats.bootstrap(
-        (everything,), gap, n_resamples=1000, vectorized=False, method="percentile", rng=0
-    )
-    low, high = interval.confidence_interval
-    return float(gap(everything)), float(low), float(high)
-
-
 def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
-    """Return the group of every image: two stand in one if a chain of pairs joins them.
+    """Return the group of every image: two belong to one if a chain of pairs joins them.
 
     Args:
         pairs: from `duplicates`: the edges of a graph whose connected components are the groups.
@@ -146,7 +115,7 @@ def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
 
 
 def exact_leaks(dataset: Images) -> str | None:
-    """Say in one line which images stand byte for byte in two splits, or under two labels.
+    """Say in one line which images are in two splits, byte for byte, or have two labels.
 
     Returns:
         the line, with counts; None if there are none.
@@ -159,12 +128,12 @@ def exact_leaks(dataset: Images) -> str | None:
     parts = []
     if leaked:
         parts.append(
-            f"{leaked:,} of {len(tested):,} test images stand in train or val as well: "
-            f"{RESPLIT} deals all anew, duplicates together"
+            f"{leaked:,} of {len(tested):,} test images are also in train or val: "
+            f"{RESPLIT} creates new splits that keep duplicates together"
         )
     if len(doubtful):
         pairs = sorted({" and ".join(sorted(labels)) for labels in doubtful})
-        parts.append(f"{len(doubtful):,} contents stand under two labels ({', '.join(pairs)})")
+        parts.append(f"{len(doubtful):,} images have two labels ({', '.join(pairs)})")
     return f"{dataset.name}: {'; '.join(parts)}" if parts else None
 
 

@@ -1,46 +1,48 @@
-"""The same images dealt anew to train, val and test, so that no duplicates are torn apart."""
+"""The same images in other splits: new ones that keep duplicates together, or without leaks."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
+from fruitveg_tl.config import RESPLIT
 from fruitveg_tl.data import audit
-from fruitveg_tl.data.dataset import Images
+from fruitveg_tl.data.dataset import UNUSED, Images
 from fruitveg_tl.utils.errors import InputError, printable
 
 SIZE = 64  # pixels at which duplicates are looked for, whatever the networks are given
 FOLDS = 5
 VALIDATION = 0.1  # fraction of a class's images
+WITH, WITHOUT = "with-leaks", "without-leaks"
 
 
 def resplit(dataset: Images, fold: int = 1) -> Images:
-    """Deal all images anew: about 70/10/20 of each class, groups of duplicates together.
+    """Create new splits: about 70/10/20 of each class, groups of duplicates together.
 
-    The groups of a class are dealt to five parts of about equal size; each fold tests on another
-    of them. So over the five folds every image is tested once; of a class with fewer than five
-    groups, some more than once. Images taken one after the other that are no near duplicates may
-    still be parted: a split by shop or day, where the source has one, is harder.
+    The groups of a class are divided into five parts of about equal size; each fold tests on
+    another of them. So over the five folds every image is tested once; of a class with fewer than
+    five groups, some are tested more than once. Images taken one after the other that are no near
+    duplicates may end up in two splits: a split by shop or day, where there is one, is harder.
 
     Args:
-        dataset: the images as distributed; splits and classes may be missing from one another.
+        dataset: the images as published; a split may lack classes.
         fold: 1 to `FOLDS`.
 
     Raises:
-        InputError: naming each class that cannot stand in train and in test.
+        InputError: naming each class that cannot be in train and in test.
     """
     groups = audit.duplicate_groups(
         audit.duplicates(dataset, dataset.pixels(SIZE)), len(dataset.index)
     )
-    split = _deal(dataset.targets, groups, fold)
+    split = _split(dataset.targets, groups, fold)
     _refuse_empty_splits(dataset, split)
     return dataset.with_splits(split, f"{dataset.name}-resplit{fold}", resplit=int(fold))
 
 
-def _deal(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+def _split(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
     """Return the split of every image, as text."""
     split = np.full(len(targets), "train", dtype="<U5")
-    # A group of images under several labels is dealt with the label that most of them have.
+    # A group of images with several labels counts for the label that most of them have.
     label_of_group = pd.Series(targets).groupby(groups).agg(lambda labels: labels.mode()[0])
     sizes = pd.Series(groups).value_counts(sort=False).sort_index()
     for label in np.unique(targets):
@@ -56,7 +58,7 @@ def _deal(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
 
 
 def equal_parts(sizes: pd.Series, count: int, rng: np.random.Generator) -> list[list[int]]:
-    """Deal groups to at most `count` parts: the largest first, each to the smallest part.
+    """Divide groups into at most `count` parts: the largest first, each into the smallest part.
 
     Args:
         sizes: images of each group, indexed by the group.
@@ -88,11 +90,56 @@ def validation_groups(groups: Sequence[int], sizes: pd.Series) -> Iterator[int]:
         yield group
 
 
+def with_and_without(images: Images, pairs: pd.DataFrame) -> dict[str, Images]:
+    """Return two sets that differ in the leaks among their training images alone.
+
+    A leak is a training image that a chain of duplicates joins to a test image. Both sets use the
+    published test split, and take validation images that are no leaks from training: the published
+    validation split may leak itself and is left out. So are classes without test images, or in
+    which fewer than two training images would remain.
+
+    Args:
+        images: as published; classes may be missing from some splits.
+        pairs: from `audit.duplicates`.
+
+    Returns:
+        `WITH` and `WITHOUT` to the images of each.
+
+    Raises:
+        InputError: if fewer than two classes are left.
+    """
+    groups = audit.duplicate_groups(pairs, len(images.index))
+    leak = np.isin(groups, groups[images.rows("test")])
+    split = images.index["split"].to_numpy(str)
+    chosen = np.full(len(split), UNUSED, dtype="<U5")
+    for label in range(len(images.classes)):
+        own = images.targets == label
+        clean = own & (split == "train") & ~leak
+        sizes = pd.Series(groups[clean]).value_counts(sort=False)
+        if len(sizes) < 2 or not (own & (split == "test")).any():
+            continue
+        kept = own & (split != "val")
+        chosen[kept] = split[kept]
+        order = np.random.default_rng(label).permutation(sizes.index)
+        chosen[clean & np.isin(groups, list(validation_groups(order, sizes)))] = "val"
+    if len(set(images.targets[chosen != UNUSED])) < 2:
+        raise InputError(
+            f"{printable(images.root)}: fewer than two classes keep training images that are no "
+            "leaks, so their effect cannot be measured; create new splits with "
+            f"{RESPLIT}"
+        )
+    without = np.where(leak & (chosen == "train"), UNUSED, chosen)
+    return {
+        name: images.with_splits(part, f"{images.name}-{name}")
+        for name, part in ((WITH, chosen), (WITHOUT, without))
+    }
+
+
 def _refuse_empty_splits(dataset: Images, split: np.ndarray) -> None:
     counts = pd.crosstab(dataset.targets, split)
     poor = [
-        f"{printable(dataset.root)}: class {label!r} cannot be dealt to train and test: its images "
-        "are too few, or duplicates of one another; add others or remove the class"
+        f"{printable(dataset.root)}: class {label!r} cannot be split into train and test: its "
+        "images are too few, or duplicates of one another; add others or remove the class"
         for number, label in enumerate(dataset.classes)
         if not all(counts.get(name, {}).get(number, 0) for name in ("train", "test"))
     ]

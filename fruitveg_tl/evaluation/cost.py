@@ -1,13 +1,11 @@
 """What a network costs when it is used: parameters, arithmetic, bytes, time."""
 
 import time
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl.config import FINETUNED
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.studies import Run
 
@@ -15,13 +13,6 @@ if TYPE_CHECKING:
     import keras
 
 REPEATS = 30
-LABELS = {
-    "parameters": "parameters (millions)",
-    "gigaflops": "arithmetic (GFLOP per image)",
-    "megabytes": "size (MB)",
-    "latency": "latency (ms per image)",
-    "training": "training time (s)",
-}
 
 
 def cost(run: Run) -> pd.Series:
@@ -53,30 +44,6 @@ def cost(run: Run) -> pd.Series:
             "machine": f"{environment['cpu']}, {environment['cores']} cores, {cards}",
         }
     )
-
-
-def accuracy_and_costs(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
-    """Return one row per network: name, accuracy (mean over its runs) and the keys of `LABELS`.
-
-    Args:
-        every: name to the runs of one network, a seed each; the first one's costs are told.
-    """
-    rows = []
-    for name, runs in every.items():
-        spent = cost(runs[0])
-        rows.append(
-            {
-                "name": name,
-                "accuracy": np.mean([run.scores[FINETUNED]["accuracy"] for run in runs]),
-                "parameters": spent["parameters"] / 1e6,
-                "gigaflops": spent["gigaflops"],
-                "megabytes": spent["megabytes"],
-                "latency": spent["latency_ms"],
-                "training": runs[0].training_seconds,
-                "machine": spent["machine"],
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def multiplications(model: "keras.Model") -> int:

@@ -64,8 +64,8 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
     Returns:
         one row per pair, the better one first: better, worse, difference (of accuracies), low and
-        high (95 % interval), p (two-sided, at least 1 / RESAMPLES), p_holm, resolved (p_holm below
-        0.05).
+        high (95 % interval), p (two-sided, at least 1 / RESAMPLES), p_holm, significant (p_holm
+        below 0.05).
 
     Raises:
         ValueError: if the networks did not classify the same number of images.
@@ -83,11 +83,11 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
         rows.append([better, worse, gap.mean(), low, high, p])
     pairs = pd.DataFrame(rows, columns=["better", "worse", "difference", "low", "high", "p"])
     pairs["p_holm"] = multipletests(pairs["p"], LEVEL, method="holm")[1] if len(pairs) else []
-    return pairs.assign(resolved=pairs["p_holm"] < LEVEL)
+    return pairs.assign(significant=pairs["p_holm"] < LEVEL)
 
 
 def against(correct: Mapping[str, np.ndarray], reference: str) -> dict[str, tuple[float, bool]]:
-    """Return by how many points of accuracy the others differ from one, and if that is resolved.
+    """Return by how many points of accuracy the others differ from one, and if that is significant.
 
     Args:
         correct: see `compare`; Holm's correction is over all its pairs.
@@ -97,15 +97,15 @@ def against(correct: Mapping[str, np.ndarray], reference: str) -> dict[str, tupl
     for pair in pairs[pairs[["better", "worse"]].eq(reference).any(axis=1)].itertuples():
         ahead = pair.worse == reference
         name = pair.better if ahead else pair.worse
-        changes[name] = (100 * pair.difference * (1 if ahead else -1), pair.resolved)
+        changes[name] = (100 * pair.difference * (1 if ahead else -1), pair.significant)
     return changes
 
 
 def in_points(changes: Mapping[str, tuple[float, bool]]) -> str:
-    """Write what `against` returns: "VGG16 +5.1, ResNet50 +0.4 (not resolved)"."""
+    """Write what `against` returns: "VGG16 +5.1, ResNet50 +0.4 (not significant)"."""
     return ", ".join(
-        f"{name} {points:+z.1f}{'' if resolved else ' (not resolved)'}"
-        for name, (points, resolved) in changes.items()
+        f"{name} {points:+z.1f}{'' if significant else ' (not significant)'}"
+        for name, (points, significant) in changes.items()
     )
 
 
@@ -119,7 +119,7 @@ def compare_macro_f1(targets: np.ndarray, predicted: Mapping[str, np.ndarray]) -
 
     Returns:
         one row per pair, the better one first: better, worse, difference, low and high (95 %
-        interval), resolved (0 lies outside).
+        interval), significant (0 lies outside).
     """
     rng = np.random.default_rng(0)
     samples = [np.arange(len(targets)), *rng.integers(len(targets), size=(RESAMPLES, len(targets)))]
@@ -135,14 +135,14 @@ def compare_macro_f1(targets: np.ndarray, predicted: Mapping[str, np.ndarray]) -
         gap = scored[better] - scored[worse]
         low, high = np.quantile(gap[1:], [LEVEL / 2, 1 - LEVEL / 2])
         rows.append([better, worse, gap[0], low, high, low > 0])
-    columns = ["better", "worse", "difference", "low", "high", "resolved"]
+    columns = ["better", "worse", "difference", "low", "high", "significant"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def verdict(pairs: pd.DataFrame) -> str:
-    """Say in a sentence which ranks of `compare`'s pairs these images cannot resolve."""
-    doubtful = pairs[~pairs["resolved"]]
+    """Say in a sentence which differences of `compare` are not significant."""
+    doubtful = pairs[~pairs["significant"]]
     if not len(doubtful):
-        return f"All {len(pairs)} differences are resolved."
+        return f"All {len(pairs)} differences are significant."
     names = "; ".join(f"{pair.better} over {pair.worse}" for pair in doubtful.itertuples())
-    return f"{len(doubtful)} of {len(pairs)} ranks are **not resolved**: {names}."
+    return f"{len(doubtful)} of {len(pairs)} differences are **not significant**: {names}."

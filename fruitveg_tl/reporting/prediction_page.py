@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fruitveg_tl.data.images import decode
-from fruitveg_tl.evaluation.gradcam import gradcam
+from fruitveg_tl.evaluation.explanations import gradcam
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.reporting.data_plots import heat
 from fruitveg_tl.reporting.predictions import Answers, source

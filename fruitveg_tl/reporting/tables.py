@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl.config import FINETUNED, PROBE, STAGES
-from fruitveg_tl.evaluation import ensemble, metrics
+from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.studies import Run
 from fruitveg_tl.utils.markdown import escaped
 
@@ -19,6 +19,7 @@ SCORES = {
     "F1": "f1_macro",
     "Top-5": "top5_accuracy",
 }
+LABEL_COUNTS = (1, 2, 5, 10, 20)  # training images of each class that the study asks about
 
 
 def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
@@ -82,9 +83,9 @@ def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
             }
         )
     if len(every) > 1:
-        means = zip(next(iter(every.values())), ensemble.mean_probabilities(every), strict=True)
+        means = zip(next(iter(every.values())), metrics.mean_probabilities(every), strict=True)
         scores = (metrics.evaluate(run.targets, mean) for run, mean in means)
-        rows.append({"Model": ensemble.NAME} | _means(scores))
+        rows.append({"Model": metrics.ENSEMBLE} | _means(scores))
     return pd.DataFrame(rows).fillna("")
 
 
@@ -112,6 +113,39 @@ def markdown(table: pd.DataFrame) -> str:
     cells = [[escaped(text) for text in row] for row in table.astype(str).to_numpy()]
     lines = [[*map(escaped, table.columns)], ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def images_per_class(run: Run) -> float:
+    """Return how many training images a class had on average."""
+    return run.counts["train"] / len(run.classes)
+
+
+def _labels(run: Run) -> float:
+    asked = run.row["images per class"]
+    return asked if pd.notna(asked) else images_per_class(run)
+
+
+def label_curves(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
+    """Return the test accuracy by the number of training images of each class.
+
+    Args:
+        runs: of one network, with `train_images_per_class` or all images, a seed each.
+
+    Returns:
+        each stage that the runs have to mean, low and high over the seeds, 0..1; the index is the
+        number of images of a class, rising.
+    """
+    scored = pd.DataFrame(
+        [
+            [stage, _labels(run), scores["accuracy"]]
+            for run in runs
+            for stage, scores in run.scores.items()
+        ],
+        columns=["stage", "images per class", "accuracy"],
+    )
+    columns = {"mean": np.mean, "low": np.min, "high": np.max}
+    curves = scored.groupby(["stage", "images per class"])["accuracy"].agg(**columns)
+    return {stage: curves.loc[stage] for stage in STAGES if stage in curves.index}
 
 
 def _spread(values: pd.Series) -> str:

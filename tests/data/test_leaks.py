@@ -1,7 +1,7 @@
 import pytest
 from conftest import scene, write_scenes
 
-from fruitveg_tl.data import audit, leaks
+from fruitveg_tl.data import audit, resplit
 from fruitveg_tl.data.dataset import UNUSED
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.utils.errors import InputError
@@ -23,11 +23,11 @@ def laid_out(tmp_path, home):
     images |= {f"train/plum/{i}.png": scene(7000 + i) for i in range(4)}  # never tested
     whole = load(write_scenes(tmp_path / "part", images), complete=False)
     pairs = audit.duplicates(whole, whole.pixels(64))
-    return leaks.with_and_without(whole, pairs)
+    return resplit.with_and_without(whole, pairs)
 
 
 def test_two_sets_differ_in_the_leaked_training_images_alone(laid_out):
-    leaky, clean = laid_out[leaks.WITH], laid_out[leaks.WITHOUT]
+    leaky, clean = laid_out[resplit.WITH], laid_out[resplit.WITHOUT]
     assert (leaky.name, clean.name) == ("part-with-leaks", "part-without-leaks")
     assert leaky.classes == clean.classes == ("kiwi", "pear")  # of figs one would remain
     assert leaky.split_sizes() == {"train": 22, "val": 2, "test": 4}
@@ -52,4 +52,4 @@ def test_a_set_that_leaks_wholly_is_refused(tmp_path, home):
     whole = load(write_scenes(tmp_path / "leaky", images), complete=False)
     pairs = audit.duplicates(whole, whole.pixels(64))
     with pytest.raises(InputError, match="fewer than two classes keep training images"):
-        leaks.with_and_without(whole, pairs)
+        resplit.with_and_without(whole, pairs)

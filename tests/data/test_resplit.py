@@ -57,6 +57,6 @@ def test_class_folders_alone_are_dealt_as_well(partial, home):
 def test_a_class_of_one_group_is_named(partial, home):
     for i in range(6):
         scene(1).save(f"{partial}/train/fig/{i}.png")
-    with pytest.raises(InputError, match="class 'fig' cannot be dealt") as caught:
+    with pytest.raises(InputError, match="class 'fig' cannot be split") as caught:
         load(partial, fold=1)
     assert "kiwi" not in str(caught.value)

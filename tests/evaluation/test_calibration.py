@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from fruitveg_tl.evaluation import calibration, metrics
+from fruitveg_tl.evaluation import metrics
 
 
 def draw(temperature: float, n: int = 4000, classes: int = 5, seed: int = 0):
@@ -19,26 +19,26 @@ def draw(temperature: float, n: int = 4000, classes: int = 5, seed: int = 0):
 def test_a_network_that_knows_its_chances_is_calibrated():
     targets, honest = draw(1.0)
     _, boastful = draw(0.4)
-    assert calibration.expected_calibration_error(targets, honest) < 0.03
-    assert calibration.expected_calibration_error(targets, boastful) > 0.1
+    assert metrics.expected_calibration_error(targets, honest) < 0.03
+    assert metrics.expected_calibration_error(targets, boastful) > 0.1
 
 
 def test_the_error_is_the_known_one_in_a_case_done_by_hand():
     targets = np.array([0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.2, 0.8]])
-    found = calibration.reliability(targets, probabilities, bins=10)
+    found = metrics.reliability(targets, probabilities, bins=10)
     assert found["images"].tolist() == [1, 3]
     assert found["accuracy"].tolist() == [1.0, pytest.approx(2 / 3)]
     expected = 0.25 * 0.2 + 0.75 * (0.9 - 2 / 3)
-    assert calibration.expected_calibration_error(targets, probabilities) == pytest.approx(expected)
+    assert metrics.expected_calibration_error(targets, probabilities) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 2.5])
 def test_temperature_scaling_finds_what_was_done_to_the_probabilities(true):
     targets, found = draw(true)
-    fitted = calibration.temperature(targets, found)
+    fitted = metrics.temperature(targets, found)
     assert fitted == pytest.approx(1 / true, rel=0.08)
-    scaled = calibration.scale(found, fitted)
+    scaled = metrics.scale(found, fitted)
     assert (scaled.argmax(1) == found.argmax(1)).all()
     before, after = (metrics.evaluate(targets, p)["loss"] for p in (found, scaled))
     assert after <= before + 1e-9
@@ -46,14 +46,14 @@ def test_temperature_scaling_finds_what_was_done_to_the_probabilities(true):
 
 def test_certain_and_wrong_is_survived():
     targets, probabilities = np.array([0, 1, 1]), np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert np.isfinite(calibration.temperature(targets, probabilities))
-    assert calibration.reliability(targets, probabilities)["images"].tolist() == [3]
+    assert np.isfinite(metrics.temperature(targets, probabilities))
+    assert metrics.reliability(targets, probabilities)["images"].tolist() == [3]
 
 
 @given(st.integers(0, 1000), st.integers(2, 40))
 def test_risk_at_full_coverage_is_the_error_rate(seed, n):
     targets, probabilities = draw(1.0, n=n, seed=seed)
-    curve = calibration.risk_coverage(targets, probabilities)
+    curve = metrics.risk_coverage(targets, probabilities)
     assert curve["coverage"].iloc[-1] == 1
     assert curve["risk"].iloc[-1] == pytest.approx((probabilities.argmax(1) != targets).mean())
     assert curve["confidence"].is_monotonic_decreasing

@@ -12,20 +12,20 @@ def right(fraction: float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random(N) < fraction
 
 
-def test_a_large_gap_is_resolved_and_its_direction_known():
+def test_a_large_gap_is_significant_and_its_direction_known():
     pairs = significance.compare({"weak": right(0.5, 0), "strong": right(0.9, 1)})
     (pair,) = pairs.itertuples()
     assert (pair.better, pair.worse) == ("strong", "weak")
     assert 0.3 < pair.low < pair.difference < pair.high < 0.6
-    assert pair.resolved and pair.p_holm <= 0.001
-    assert significance.verdict(pairs) == "All 1 differences are resolved."
+    assert pair.significant and pair.p_holm <= 0.001
+    assert significance.verdict(pairs) == "All 1 differences are significant."
 
 
 def test_equal_networks_are_not_told_apart():
     same = right(0.7, 0)
     pairs = significance.compare({"a": same, "b": same.copy()})
     assert pairs["difference"].item() == 0 and pairs["p"].item() == 1
-    assert "**not resolved**: a over b" in significance.verdict(pairs)
+    assert "**not significant**: a over b" in significance.verdict(pairs)
 
 
 def test_holm_makes_a_doubtful_gap_harder_to_resolve_among_many():
@@ -61,7 +61,7 @@ def test_changes_are_told_in_points_from_one_of_them():
     points = 100 * (correct["worse"].mean() - base.mean())
     assert changes["worse"] == (pytest.approx(points), True) and changes["same"] == (0, False)
     told = significance.in_points({name: changes[name] for name in ("worse", "same")})
-    assert told == f"worse {points:+.1f}, same +0.0 (not resolved)"
+    assert told == f"worse {points:+.1f}, same +0.0 (not significant)"
 
 
 def test_folds_have_test_images_of_their_own():
@@ -79,9 +79,9 @@ def test_macro_f1_is_compared_on_the_same_images():
     poor = np.where(rng.random((2, 300)) < 0.6, targets, (targets + 1) % 3)
     pairs = significance.compare_macro_f1(targets, {"poor": poor, "good": good, "again": good})
     first = pairs.set_index(["better", "worse"]).loc[("good", "poor")]
-    assert first["resolved"] and first["low"] < first["difference"] < first["high"]
+    assert first["significant"] and first["low"] < first["difference"] < first["high"]
     expected = np.mean([metrics.macro_f1(targets, p) for p in good])
     expected -= np.mean([metrics.macro_f1(targets, p) for p in poor])
     assert first["difference"] == pytest.approx(expected)
     twins = pairs[pairs["better"].isin(["good", "again"]) & (pairs["worse"] != "poor")]
-    assert not twins["resolved"].any() and (twins["difference"] == 0).all()
+    assert not twins["significant"].any() and (twins["difference"] == 0).all()

@@ -148,17 +148,18 @@ def test_all_run_on_any_images(miniature):
     assert sum(len(page.images) for page in pages) >= len(figures)
 
 
-def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path, browser):
+@pytest.mark.parametrize("name", ["02_vgg16", "05_comparison"])
+def test_a_notebook_runs_in_jupyterlab(miniature, tmp_path, browser, name):
     """Open it in a browser, choose Run All, wait for the last cell."""
     home, environment = miniature
-    file = home / "notebooks" / "05_comparison.ipynb"
+    file = home / "notebooks" / f"{name}.ipynb"
     with jupyterlab(home, environment) as address:
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(f"{address}/lab/tree/{file.name}?token=test", timeout=60_000)
         page.wait_for_selector("text=Python 3", timeout=120_000)  # the kernel has been found
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        for _ in range(450):  # alone, it computes every run of the chapter first
+        for _ in range(450):  # alone, it computes every run of the notebook first
             page.wait_for_timeout(2000)
             page.keyboard.press("Control+s")
             cells = code_cells(file)
@@ -166,11 +167,10 @@ def test_the_comparison_runs_in_jupyterlab(miniature, tmp_path, browser):
             failed = [output for output in outputs if output.output_type == "error"]
             if failed or (all(cell.execution_count for cell in cells) and cells[-1].outputs):
                 break
-        page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "lab.png")
+        page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{name}.png")
         page.get_by_role("menuitem", name="File", exact=True).click()
         page.get_by_text("Save and Export Notebook As").hover()
         page.get_by_text("Typst_pdf").wait_for()
-        page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "menu.png")
     assert not failed
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert "images" in str(outputs)

@@ -1,6 +1,9 @@
-"""Where a network looked: Grad-CAM (Selvaraju et al. 2017)."""
+"""Where a network looked: Grad-CAM (Selvaraju et al. 2017), and a check of such maps."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from fruitveg_tl.models.backbones import Backbone
 from fruitveg_tl.utils.backend import keras
@@ -33,3 +36,29 @@ def gradcam(
     maps = np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
     large = keras.ops.image.resize(maps[..., None], pixels.shape[1:3])
     return keras.ops.convert_to_numpy(large)[..., 0]
+
+
+def deletion(
+    model: keras.Model,
+    pixels: np.ndarray,
+    maps: np.ndarray,
+    fractions: Sequence[float],
+) -> np.ndarray:
+    """Blur an image where a map is highest, more and more, and ask again (Petsiuk et al. 2018).
+
+    Args:
+        model: a whole network.
+        pixels: raw RGB (n, size, size, 3) in 0..255.
+        maps: (n, size, size), the order in which places are blurred, highest first.
+        fractions: of the pixels, blurred together.
+
+    Returns:
+        probabilities of shape (fractions, n, classes).
+    """
+    clear = pixels.astype(np.float32)
+    size = pixels.shape[1]
+    blurred = ndimage.gaussian_filter(clear, (0, size / 10, size / 10, 0))
+    order = np.argsort(np.argsort(-maps.reshape(len(maps), -1), axis=1, kind="stable"), axis=1)
+    rank = order.reshape(maps.shape)[..., None] / size**2
+    images = (np.where(rank < fraction, blurred, clear) for fraction in fractions)
+    return np.stack([model.predict(image, verbose=0) for image in images])

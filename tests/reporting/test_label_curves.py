@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from fruitveg_tl.config import FINETUNED, PROBE, SCRATCH
-from fruitveg_tl.evaluation.label_curve import images_per_class, label_curves
+from fruitveg_tl.reporting.tables import images_per_class, label_curves
 
 
 def run(count=None, **accuracies):
