@@ -21,8 +21,7 @@ from fruitveg_tl.data import registry
 from fruitveg_tl.models import weights
 from fruitveg_tl.models.backbones import BACKBONES, Backbone
 from fruitveg_tl.models.network import build_network
-from fruitveg_tl.training.inference import KERAS, OPENVINO, Inference
-from fruitveg_tl.training.precision import in_precision
+from fruitveg_tl.training.inference import KERAS, OPENVINO, Inference, in_precision
 
 SIZE, COUNT, ROUNDS, SEEDS = 224, 96, 3, 3
 

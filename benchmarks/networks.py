@@ -8,8 +8,7 @@ import numpy as np
 from fruitveg_tl.evaluation.cost import multiplications
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.network import build_network, unfreeze
-from fruitveg_tl.training.inference import Inference
-from fruitveg_tl.training.precision import in_precision
+from fruitveg_tl.training.inference import Inference, in_precision
 
 SIZE, BATCH, CLASSES = 224, 32, 34
 

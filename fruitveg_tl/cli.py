@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fruitveg_tl import config
-from fruitveg_tl.config import PATHS, RunConfig, Selection
+from fruitveg_tl.config import PATHS, PROFILES, RunConfig, Selection
 from fruitveg_tl.models.backbones import backbone_by_name
 from fruitveg_tl.options import parser
-from fruitveg_tl.profiles import PROFILES
 from fruitveg_tl.utils.errors import STOPPED, InputError, printable
 from fruitveg_tl.utils.storage import STDOUT, new_file, remove
 
@@ -211,7 +210,7 @@ def _predict(options: argparse.Namespace) -> None:
     if options.json:
         predictions.write_json(options.json, answers, run)
     if options.html:
-        from fruitveg_tl.reporting.prediction_page import write_page
+        from fruitveg_tl.reporting.predictions import write_page
 
         write_page(options.html, answers, run)
     if problems:

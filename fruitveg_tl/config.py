@@ -1,10 +1,11 @@
-"""Settings: what a run is, where files are, and what the environment may change.
+"""Settings: what a run is, the recipes, where files are, and what the environment may change.
 
 Every setting is declared once, as a field of `Selection` or `RunConfig`. The command line, the
 variables of the notebooks and the tables read it from there.
 """
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -169,6 +170,67 @@ def _problem(setting: Field, value: Any) -> str | None:
     if "most" in limits and value > limits["most"]:
         return f"{value} is too large; at most {limits['most']}"
     return None
+
+
+# The study's recipe; data/tuning/README.md says what had been seen when it was chosen.
+RECIPE = {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 10}
+
+PROFILES = {
+    # For seeing everything work, anywhere: small images, few epochs.
+    SYNTHETIC: {
+        "size": 96,
+        "views": 1,
+        "probe_epochs": 30,
+        "finetune_epochs": 4,
+        "finetune_rate": 1e-3,
+        "mixup": 0.0,  # in so few epochs there is nothing to hold back
+    },
+    "grocery": RECIPE,
+    "grocery-all": RECIPE,
+    "fruits-veges": RECIPE,
+}
+
+
+def recipe(dataset: str) -> dict[str, Any]:
+    """Return every setting as it is where nothing is asked for: the profile's, else the default."""
+    return {f.name: f.default for f in settings()} | PROFILES.get(dataset, {})
+
+
+def ablations_in_words(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """Name what a run does otherwise than its recipe in order to learn what that is worth.
+
+    These are the settings declared as ablations, and parts of the recipe that are off: 0 where
+    it has more.
+
+    Args:
+        used: settings of a run; an ablation need not be among them where it is not in use.
+        usual: the recipe, see `recipe`.
+    """
+    names = [f.name for f in settings(ablations=True) if used.get(f.name, f.default) != f.default]
+    names += [name for name, value in used.items() if value == 0 and usual.get(name)]
+    return ", ".join(f"{name} {used[name]}" for name in dict.fromkeys(names))
+
+
+def command(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """Return the command of a run, with every setting that is not usual for its images.
+
+    Args:
+        used: fields of `Selection` and `RunConfig`.
+        usual: the recipe of the images, see `recipe`.
+    """
+    own = {"dataset": "--dataset", "backbone": "--backbones", "seed": "--seeds"}
+    words = ["python", "-m", "fruitveg_tl", "run"]
+    for setting in settings():
+        name = setting.name
+        value = used.get(name, setting.default)
+        if name not in own and value == usual.get(name, setting.default):
+            continue
+        option = own.get(name, "--" + name.replace("_", "-"))
+        if setting.metadata["kind"] is bool:
+            words.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            words += [option, str(value)]
+    return shlex.join(words)
 
 
 # --- the environment ----------------------------------------------------------------------------

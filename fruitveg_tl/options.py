@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fruitveg_tl import __version__, config
+from fruitveg_tl.config import PROFILES
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.profiles import PROFILES
 
 EXPORT_FORMATS = ("onnx", "litert", "saved_model", "openvino")  # of fruitveg_tl.export
 

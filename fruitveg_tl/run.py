@@ -22,8 +22,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl import studies
-from fruitveg_tl.config import FINETUNED, PATHS, PROBE, SCRATCH, RunConfig, Selection, divided
+from fruitveg_tl import config, studies
+from fruitveg_tl.config import (
+    FINETUNED,
+    PATHS,
+    PROBE,
+    SCRATCH,
+    RunConfig,
+    Selection,
+    ablations_in_words,
+    divided,
+)
 from fruitveg_tl.data import preprocess
 from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.evaluation import metrics
@@ -38,14 +47,17 @@ from fruitveg_tl.models.backbones import (
 )
 from fruitveg_tl.models.network import Network, build_network, trainable_parameters, unfreeze
 from fruitveg_tl.models.weights import SourceWeights
-from fruitveg_tl.profiles import ablations_in_words
 from fruitveg_tl.studies import MODEL, MODEL_HASH, PROBE_HEAD, Run
 from fruitveg_tl.training import inference
 from fruitveg_tl.training.features import Outputs, frozen_outputs, outputs_of
 from fruitveg_tl.training.fit import KeepEpochs, LogitAdjustedCrossentropy, warmup_cosine
-from fruitveg_tl.training.inference import Inference
-from fruitveg_tl.training.precision import frozen_precision, in_precision, training_precision
-from fruitveg_tl.utils import replay, runtime
+from fruitveg_tl.training.inference import (
+    Inference,
+    frozen_precision,
+    in_precision,
+    training_precision,
+)
+from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.storage import exclusive, new_folder, sha256_file, sha256_json, write_json
@@ -414,7 +426,7 @@ def _row(inputs: Inputs, trained: _Trained, scores: Mapping[str, Mapping[str, fl
         "engine": inference.engine() if transfer else "",
         "frozen part reused": trained.reused,
         "settings": json.dumps(recipe.to_dict()),
-        "command": replay.command(asked | asdict(recipe), _usual(inputs))
+        "command": config.command(asked | asdict(recipe), _usual(inputs))
         if "dataset" in asked
         else "",
         "identity": inputs.identity,

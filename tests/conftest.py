@@ -254,7 +254,7 @@ def miniature(tmp_path_factory):
     startup.parent.mkdir(parents=True)
     startup.write_text(
         "import tensorflow, warnings\n"
-        "from fruitveg_tl.profiles import PROFILES\n"
+        "from fruitveg_tl.config import PROFILES\n"
         f"PROFILES[{str(own)!r}] = {{'views': 1, 'probe_epochs': 2}}\n"
         "tensorflow.config.run_functions_eagerly(True)\n"
         "warnings.filterwarnings('ignore', message='Even though the')\n"

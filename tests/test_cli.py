@@ -7,11 +7,9 @@ import pytest
 from conftest import command, problems, save_image
 from PIL import Image
 
-from fruitveg_tl import cli
-from fruitveg_tl.config import PATHS, RunConfig, Selection, divided
+from fruitveg_tl import cli, config
+from fruitveg_tl.config import PATHS, PROFILES, RunConfig, Selection, divided, recipe
 from fruitveg_tl.options import parser
-from fruitveg_tl.profiles import PROFILES, recipe
-from fruitveg_tl.utils import replay
 
 QUICK = ["--size", "32", "--views", "0", "--probe-epochs", "1", "--finetune-epochs", "1"]
 
@@ -162,7 +160,7 @@ def test_the_command_of_a_run_asks_for_that_run(dataset, change):
     which, how = divided(fields | change)
     selection, run = Selection(**which), RunConfig(**how)
     asked = asdict(selection) | asdict(run)
-    program, *words = shlex.split(replay.command(asked, recipe(dataset)))
+    program, *words = shlex.split(config.command(asked, recipe(dataset)))
     assert program == "python" and words[:2] == ["-m", "fruitveg_tl"]
     assert cli.asked_for(parser().parse_args(words[2:])) == (selection, [run])
 

@@ -6,8 +6,7 @@ import pytest
 from conftest import PROJECT
 
 from fruitveg_tl import config
-from fruitveg_tl.config import RunConfig, Selection, divided
-from fruitveg_tl.profiles import ablations_in_words, recipe
+from fruitveg_tl.config import RunConfig, Selection, ablations_in_words, divided, recipe
 from fruitveg_tl.utils.errors import InputError
 
 

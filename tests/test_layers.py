@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from conftest import PROJECT
 
 LAYERS = (
-    {"utils", "config", "profiles"},
+    {"utils", "config"},
     {"models", "data"},
     {"training", "studies"},
     {"evaluation"},

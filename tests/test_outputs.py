@@ -18,7 +18,7 @@ import fruitveg_tl.predict
 from fruitveg_tl import cli
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.data import synthetic
-from fruitveg_tl.reporting import prediction_page, report
+from fruitveg_tl.reporting import predictions, report
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import MARK, exclusive, new_folder, own_folder, remove
 
@@ -82,7 +82,7 @@ def predict(finished, folder, monkeypatch, capsys):
     monkeypatch.setattr(
         fruitveg_tl.predict, "predict", lambda files, _: ((file, answer) for file in files)
     )
-    monkeypatch.setattr(prediction_page, "_articles", lambda *_: [])
+    monkeypatch.setattr(predictions, "_articles", lambda *_: [])
 
     def call(*options):
         code = cli.main(["predict", "photo.jpg", *map(str, options)])
@@ -245,7 +245,7 @@ def test_every_writer_of_the_package_goes_through_one_of_two_functions():
     # What is written is not a path's: a buffer, an open file, or a temporary that a guard made.
     helpers = {
         "storage.py": None,
-        "prediction_page.py": {"_data"},  # into memory
+        "predictions.py": {"_data"},  # into memory
         "export.py": {"_remove_unused_inputs"},
         "synthetic.py": {"_save"},
         "grocery.py": {"_unpack", "_fetch_grocery"},  # its own archive in the cache
@@ -282,7 +282,7 @@ def test_every_writer_of_the_package_goes_through_one_of_two_functions():
 def test_generated_images_appear_whole_and_once(home, monkeypatch):
     monkeypatch.setattr(synthetic, "COUNTS", {"train": 1, "val": 1, "test": 1})
     made = synthetic.generate(PATHS.data / "synthetic")
-    assert len(list(made.rglob("*.png"))) == 3 * 16 and (made / MARK).exists()
+    assert len(list(made.rglob("*.png"))) == 3 * 8 and (made / MARK).exists()
 
 
 def test_a_folder_that_appears_meanwhile_is_kept_and_a_killed_replacement_undone(tmp_path):

@@ -16,11 +16,10 @@ from hypothesis.extra.numpy import arrays
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from fruitveg_tl import cli, studies
-from fruitveg_tl.config import PATHS, RunConfig
+from fruitveg_tl.config import PATHS, RunConfig, ablations_in_words, recipe
 from fruitveg_tl.data import grocery
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.profiles import ablations_in_words, recipe
 from fruitveg_tl.reporting import readme, tables
 from fruitveg_tl.utils.errors import InputError
 

@@ -34,7 +34,7 @@ class Images:
             height, mode, sha256.
         classes: all labels in use, sorted: position in this tuple is the class index everywhere.
         asked: the fields of `config.Selection` that lead to these images again.
-        recipe: the settings that go with them, see `profiles.recipe`.
+        recipe: the settings that go with them, see `config.recipe`.
         viewed: rows whose augmented views are stored; None for the training images.
     """
 

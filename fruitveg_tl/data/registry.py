@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fruitveg_tl import config
-from fruitveg_tl.config import PATHS, SPLITS, SYNTHETIC
+from fruitveg_tl.config import PATHS, SPLITS, SYNTHETIC, recipe
 from fruitveg_tl.data import grocery, kaggle, resplit, synthetic
 from fruitveg_tl.data.dataset import Images, Item, index
 from fruitveg_tl.data.folders import from_folders
-from fruitveg_tl.profiles import recipe
 from fruitveg_tl.utils.errors import InputError, printable
 
 

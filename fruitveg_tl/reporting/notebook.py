@@ -12,7 +12,7 @@ from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
 from fruitveg_tl import config, studies
-from fruitveg_tl.config import PATHS, RunConfig, Selection, divided
+from fruitveg_tl.config import PATHS, PROFILES, RunConfig, Selection, divided
 from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.models.backbones import (
@@ -23,13 +23,12 @@ from fruitveg_tl.models.backbones import (
     Backbone,
     with_defaults,
 )
-from fruitveg_tl.profiles import PROFILES
 from fruitveg_tl.reporting import style
 from fruitveg_tl.reporting.readme import tagged_outputs
+from fruitveg_tl.reporting.tables import escaped
 from fruitveg_tl.studies import MODEL, Run
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
-from fruitveg_tl.utils.markdown import escaped
 
 STUDIED = "fruits-veges-partial"  # the second set of the committed studies
 

@@ -1,19 +1,39 @@
-"""Predictions for people and for programs: a table, JSON, and which network answers."""
+"""Predictions for people and for programs: a table, JSON, a page to look through."""
 
+import base64
+import html
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from csv import QUOTE_NONNUMERIC
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
-from fruitveg_tl.data.images import IMAGE_SUFFIXES
+from fruitveg_tl.data.images import IMAGE_SUFFIXES, decode
+from fruitveg_tl.evaluation.explanations import gradcam
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.reporting.data_plots import heat
 from fruitveg_tl.studies import Run
+from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import STDOUT, file_target, is_stream, new_file
 
 Answers = Sequence[tuple[Path, pd.Series]]  # from `predict.predict`
+TOP = 5
+STYLE = """
+body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem }
+main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)) }
+article { border: 1px solid #ccc; border-radius: 4px; padding: .7rem }
+h2 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere }
+img { width: 49%; height: auto }
+dl { display: grid; grid-template-columns: 1fr 4rem; margin: .5rem 0 0 }
+dt { overflow-wrap: anywhere } dd { margin: 0; text-align: right }
+meter { grid-column: span 2; width: 100% }
+"""
 
 
 def source(run: Run) -> str:
@@ -76,3 +96,54 @@ def write_json(file: Path, answers: Answers, run: Run) -> None:
 def _harmless(text: str) -> str:
     """Keep a spreadsheet from taking a name for a formula (OWASP, CSV injection)."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def write_page(file: Path, answers: Answers, run: Run) -> None:
+    """Write one self-contained HTML page, the surest prediction first.
+
+    Beside each image is what speaks for its prediction, by Grad-CAM (Selvaraju et al. 2017): dark
+    is what does not count.
+
+    Args:
+        file: where to.
+        answers: from `predict.predict`.
+        run: whose network has answered.
+    """
+    surest = sorted(answers, key=lambda answer: -answer[1].iloc[0])
+    title = html.escape(f"{len(surest)} images, answered by {source(run)}")
+    with new_file(file) as temporary, temporary.open("w", encoding="utf-8") as page:
+        page.write(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+            '<meta name="viewport" content="width=device-width">'
+            f"<style>{STYLE}</style><h1>Predictions</h1><p>{title}</p><main>\n"
+        )
+        page.writelines(_articles(surest, run))
+        page.write("</main></html>\n")
+
+
+def _articles(answers: Answers, run: Run) -> Iterator[str]:
+    model, backbone = run.load_model(), BACKBONES[run.config.backbone]
+    positions = {name: position for position, name in enumerate(run.classes)}
+    for start in range(0, len(answers), BATCH):
+        some = answers[start : start + BATCH]
+        pixels = np.stack([decode(path, run.config.size, run.config.crop) for path, _ in some])
+        predicted = np.array([positions[found.index[0]] for _, found in some])
+        maps = gradcam(model, backbone, pixels, predicted)
+        for (path, found), image, shaded in zip(some, pixels, heat(pixels, maps), strict=True):
+            name = html.escape(printable(path))
+            bars = "".join(
+                f"<dt>{html.escape(label)}</dt><dd>{value:.1%}</dd>"
+                f'<meter value="{value:.4f}"></meter>'
+                for label, value in found.head(TOP).items()
+            )
+            yield (
+                f'<article><h2>{name}</h2><img alt="{name}" src="{_data(image)}">'
+                f' <img alt="heat map" src="{_data(np.rint(255 * shaded).astype(np.uint8))}">'
+                f"<dl>{bars}</dl></article>\n"
+            )
+
+
+def _data(pixels: np.ndarray) -> str:
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,6 +1,7 @@
 """Tables of evaluated models, for the terminal, the notebooks and README.md."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from fruitveg_tl.config import FINETUNED, PROBE, STAGES
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.studies import Run
-from fruitveg_tl.utils.markdown import escaped
+from fruitveg_tl.utils.errors import printable
 
 SCORES = {
     "Accuracy": "accuracy",
@@ -146,6 +147,16 @@ def label_curves(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
     columns = {"mean": np.mean, "low": np.min, "high": np.max}
     curves = scored.groupby(["stage", "images per class"])["accuracy"].agg(**columns)
     return {stage: curves.loc[stage] for stage in STAGES if stage in curves.index}
+
+
+def escaped(text: str) -> str:
+    """Return a text that Markdown shows as it is: names of classes and folders hold anything."""
+    return re.sub(r"[\\`*{}\[\]<>#$~^|@&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
+
+
+def listed(values: pd.Series) -> str:
+    """Name the entries of a series with their values, e.g. "kiwi (0.98), leek (0.50)"."""
+    return ", ".join(f"{escaped(name)} ({value:.2f})" for name, value in values.items())
 
 
 def _spread(values: pd.Series) -> str:

@@ -23,8 +23,7 @@ from fruitveg_tl.models.backbones import backbone_by_name
 from fruitveg_tl.training import inference
 from fruitveg_tl.training.fit import Batches
 from fruitveg_tl.training.identity import model_digest
-from fruitveg_tl.training.inference import BATCH, Inference
-from fruitveg_tl.training.precision import frozen_precision, in_precision
+from fruitveg_tl.training.inference import BATCH, Inference, frozen_precision, in_precision
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import note, progress

@@ -141,9 +141,7 @@ def test_tables_are_markdown(monkeypatch):
 def test_makeshift_weights_are_said_loudly(monkeypatch, source, said):
     shown = []
     monkeypatch.setattr(notebook, "display", lambda markdown: shown.append(markdown.data))
-    start = {"seconds": 70, "start": None}
-    about = {"images": "some", "seconds": 50, "held_out_accuracy_rounded": 0.07}
-    about["start"] = start  # what it went on from counts
+    about = {"images": "some", "seconds_in_all": 120, "held_out_accuracy_rounded": 0.07}
     monkeypatch.setattr(weights, "card", lambda backbone: about)
     notebook.caveat(BACKBONES["vgg16"], source)
     assert [said in text for text in shown] == ([True] if said else [])

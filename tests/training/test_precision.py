@@ -6,7 +6,7 @@ import pytest
 
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.network import build_network, unfreeze
-from fruitveg_tl.training.precision import in_precision
+from fruitveg_tl.training.inference import in_precision
 
 
 @pytest.fixture(params=["resnet50", "mobilenetv2"])
