@@ -2,15 +2,13 @@
 
 The notebooks tell the story; this package holds the logic. A tour in reading order:
 
-    config      what a run is, where files are, what the environment may change
-    profiles    the settings that go with a set of images
+    config      what a run is, the recipes, where files are, what the environment may change
     data/       images in: data sets, decoding, audit, augmentation
     models/     networks in: backbones, their weights, the network built on each
     training/   the frozen part, computed once; the training of the rest
-    inputs      what one run starts from
     run         one run from images to results, top to bottom
     studies     finished runs as tables, read without Keras
-    evaluation/ numbers out: metrics, significance, calibration, Grad-CAM, findings
+    evaluation/ numbers out: metrics, significance, baselines, Grad-CAM
     reporting/  what a reader sees: tables, figures, notebooks, the report
     predict, export, grid   a saved network on new images, or elsewhere; many runs at a time
     options, cli   the command line

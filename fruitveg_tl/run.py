@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl import config, studies
+from fruitveg_tl import studies
 from fruitveg_tl.config import (
     FINETUNED,
     PATHS,
@@ -31,6 +31,7 @@ from fruitveg_tl.config import (
     RunConfig,
     Selection,
     ablations_in_words,
+    command,
     divided,
 )
 from fruitveg_tl.data import preprocess
@@ -426,9 +427,7 @@ def _row(inputs: Inputs, trained: _Trained, scores: Mapping[str, Mapping[str, fl
         "engine": inference.engine() if transfer else "",
         "frozen part reused": trained.reused,
         "settings": json.dumps(recipe.to_dict()),
-        "command": config.command(asked | asdict(recipe), _usual(inputs))
-        if "dataset" in asked
-        else "",
+        "command": command(asked | asdict(recipe), _usual(inputs)) if "dataset" in asked else "",
         "identity": inputs.identity,
         "weights sha256": source.sha256 or "",
         "commit": environment["commit"],

@@ -14,6 +14,9 @@ from conftest import PROJECT
 import fruitveg_tl
 from fruitveg_tl.reporting import tables
 
+# What programs write, and what lies inside archives.
+LATER = ("data", "figures", "report", "dataset")
+
 
 def pins(text: str) -> dict[str, str]:
     """Return name: version of every `name==version` that holds for Python 3.11."""
@@ -25,6 +28,35 @@ def test_every_module_imports():
     for module in pkgutil.walk_packages(fruitveg_tl.__path__, "fruitveg_tl."):
         if module.name != "fruitveg_tl.__main__":
             importlib.import_module(module.name)
+
+
+def test_files_and_names_that_texts_mention_exist():
+    """A path, or in backticks the name of something in a module."""
+    names = [module.name for module in pkgutil.walk_packages(fruitveg_tl.__path__, "fruitveg_tl.")]
+    modules = {n.rsplit(".", 1)[1]: importlib.import_module(n) for n in names if "__" not in n}
+    places = (PROJECT, PROJECT / "fruitveg_tl", PROJECT / "data")
+    missing = []
+    for file in (
+        *PROJECT.glob("fruitveg_tl/**/*.py"),
+        *PROJECT.glob("*.md"),
+        *PROJECT.glob("*/*.md"),
+    ):
+        text = file.read_text()
+        paths = re.findall(
+            r"(?<![\w/])(?:benchmarks|tests|data/tuning|data/weights)/[\w./-]*\w", text
+        )
+        for word in [*re.findall(r"`([\w./-]+)`", text), *paths]:
+            module, _, name = word.partition(".")
+            if "/" in word:
+                there = [p / (word + end) for p in (file.parent, *places) for end in ("", ".py")]
+                known = any(path.exists() for path in there) or word.split("/")[0] in LATER
+            elif module in modules and name.isidentifier():
+                known = hasattr(modules[module], name) or name in ("py", "typ")
+            else:
+                continue
+            if not known:
+                missing.append(f"{file.relative_to(PROJECT)}: {word}")
+    assert missing == []
 
 
 def test_conda_environment_and_lock_name_the_same_versions():

@@ -130,45 +130,6 @@ def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
     return float((2 * correct[either > 0] / either[either > 0]).mean())
 
 
-def sum_by_group(probabilities: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Read predictions at a coarser level: add up the probabilities of each group's classes.
-
-    Args:
-        probabilities: shape (n, classes).
-        groups: the group of each class.
-
-    Returns:
-        probabilities of shape (n, number of groups), and the groups in their order, sorted.
-    """
-    names, position = np.unique(np.asarray(groups, str), return_inverse=True)
-    return probabilities @ np.eye(len(names))[position], names.tolist()
-
-
-def mistake_severity(
-    targets: np.ndarray, predicted: np.ndarray, hierarchy: pd.DataFrame
-) -> pd.Series:
-    """Sort predictions by how severe their mistakes are.
-
-    Args:
-        targets: true class indices, shape (n,).
-        predicted: predicted class indices, shape (n,).
-        hierarchy: one row per class in their order; columns name its groups, narrow ones first.
-
-    Returns:
-        fractions of all predictions that sum to 1: "correct"; for each level "same LEVEL", wrong
-        but within that group and no narrower one; "other" in none.
-    """
-    groups = {"correct": np.arange(len(hierarchy))}
-    groups |= {f"same {level}": hierarchy[level].to_numpy() for level in hierarchy}
-    rest = np.ones(len(targets), bool)
-    fractions = {}
-    for name, codes in groups.items():
-        agree = rest & (codes[targets] == codes[predicted])
-        fractions[name] = agree.mean()
-        rest &= ~agree
-    return pd.Series(fractions | {"other": rest.mean()})
-
-
 def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """Compare confidence with accuracy in bins of equal width (Guo et al. 2017).
 

@@ -28,16 +28,6 @@ def correct_fraction(runs: Sequence[Run], stage: str) -> np.ndarray:
     return np.mean([run.predicted[stage] == run.targets for run in runs], axis=0)
 
 
-def correct_in_folds(runs: Sequence[Run], stage: str) -> np.ndarray:
-    """Return whether each test image of all runs is classified correctly, shape (n,), 0 or 1.
-
-    Args:
-        runs: of test images of their own, e.g. one per fold.
-        stage: one of `config.STAGES`.
-    """
-    return np.concatenate([run.predicted[stage] == run.targets for run in runs])
-
-
 def paired_bootstrap(gap: np.ndarray):
     """Resample the mean difference of two networks on the same images, as SciPy's result.
 

@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +11,6 @@ from fruitveg_tl.evaluation.metrics import (
     confusion,
     evaluate,
     macro_f1,
-    mistake_severity,
-    sum_by_group,
     wilson_interval,
 )
 
@@ -106,33 +103,6 @@ def test_fast_scores_are_those_of_scikit_learn(seed, n, classes):
     expected = f1_score(targets, predicted, average="macro", zero_division=0)
     assert macro_f1(targets, predicted) == pytest.approx(expected)
     assert accuracy(targets, predicted) == accuracy_score(targets, predicted)
-
-
-LEVELS = pd.DataFrame(
-    {"fruit": ["Apple", "Apple", "Pear", "Leek"], "category": ["Fruit"] * 3 + ["Vegetables"]}
-)
-
-
-def test_mistakes_are_sorted_by_how_far_off_they_are():
-    targets, predicted = np.array([0, 0, 0, 0, 3]), np.array([0, 1, 2, 3, 3])
-    found = mistake_severity(targets, predicted, LEVELS)
-    expected = {"correct": 0.4, "same fruit": 0.2, "same category": 0.2, "other": 0.2}
-    assert found.to_dict() == pytest.approx(expected)
-
-
-@given(st.integers(0, 1000), st.integers(1, 30))
-def test_fractions_of_severity_sum_to_one(seed, n):
-    targets, predicted = np.random.default_rng(seed).integers(0, 4, (2, n))
-    found = mistake_severity(targets, predicted, LEVELS)
-    assert found.sum() == pytest.approx(1) and (found >= 0).all()
-    assert found["correct"] == pytest.approx(accuracy(targets, predicted))
-
-
-def test_fine_predictions_are_read_at_the_coarse_level_by_their_sums():
-    probabilities = np.array([[0.3, 0.3, 0.4, 0.0], [0.1, 0.0, 0.2, 0.7]])
-    coarse, names = sum_by_group(probabilities, LEVELS["fruit"])
-    assert names == ["Apple", "Leek", "Pear"]
-    np.testing.assert_allclose(coarse, [[0.6, 0.0, 0.4], [0.1, 0.7, 0.2]])
 
 
 def test_an_accuracy_of_one_has_an_interval_too():

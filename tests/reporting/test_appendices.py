@@ -58,6 +58,15 @@ def test_fine_predictions_are_read_at_both_levels():
     assert both == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
+def test_mistakes_are_sorted_by_how_far_off_they_are():
+    fruit, category = ["Apple", "Apple", "Pear", "Leek"], ["Fruit"] * 3 + ["Vegetables"]
+    levels = pd.DataFrame({"fruit": fruit, "category": category})
+    targets, predicted = np.array([0, 0, 0, 0, 3]), np.array([0, 1, 2, 3, 3])
+    found = function("A4_grocery", "severity")(targets, predicted, levels)
+    expected = {"correct": 0.4, "same fruit": 0.2, "same category": 0.2, "other": 0.2}
+    assert found.to_dict() == pytest.approx(expected)
+
+
 def test_shuffled_kernels_keep_their_values_and_a_constant_map_agrees_with_none():
     layer = keras.layers.Dense(4)
     layer.build((None, 8))
