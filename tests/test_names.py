@@ -19,7 +19,7 @@ from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.data.folders import JUNK, SPLIT_WORDS
 from fruitveg_tl.evaluation import metrics
-from fruitveg_tl.reporting import notebook, plots, style, tables
+from fruitveg_tl.reporting import notebook, plots, tables
 from fruitveg_tl.reporting.exporter import MARKDOWN
 from fruitveg_tl.utils.errors import printable
 
@@ -130,10 +130,10 @@ def test_any_name_survives_from_folder_to_figure(tmp_path_factory, names):
             figure = plots.confusion_matrix(
                 metrics.confusion(run.targets, run.predicted[FINETUNED], len(names)), run.classes
             )
-            assert style.save_figure(figure, "confusion").exists()
-            assert style.save_figure(plots.f1_by_class({"VGG16": report}), "f1").exists()
+            assert plots.save_figure(figure, "confusion").exists()
+            assert plots.save_figure(plots.f1_by_class({"VGG16": report}), "f1").exists()
 
 
 def test_names_without_a_glyph_are_shown_by_their_codes():
-    assert style.drawable("kiwi") == "kiwi"
-    assert style.drawable("\U0010fffd") == "U+10FFFD "
+    assert plots.drawable("kiwi") == "kiwi"
+    assert plots.drawable("\U0010fffd") == "U+10FFFD "

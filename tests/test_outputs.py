@@ -251,7 +251,7 @@ def test_every_writer_of_the_package_goes_through_one_of_two_functions():
         "grocery.py": {"_unpack", "_fetch_grocery"},  # its own archive in the cache
         "weights.py": {"resolve"},  # a download of this call
         "pitfalls.py": {"classes_at_the_root"},
-        "style.py": {"save_figure"},
+        "plots.py": {"save_figure"},
     }
     found = []
     for file in (PROJECT / "fruitveg_tl").rglob("*.py"):

@@ -23,7 +23,7 @@ from fruitveg_tl.models.backbones import (
     Backbone,
     with_defaults,
 )
-from fruitveg_tl.reporting import style
+from fruitveg_tl.reporting import plots
 from fruitveg_tl.reporting.readme import tagged_outputs
 from fruitveg_tl.reporting.tables import escaped
 from fruitveg_tl.studies import MODEL, Run
@@ -326,7 +326,7 @@ def show(figure: Figure, name: str, weights: str = "") -> None:
     """
     if weights in MAKESHIFT:
         figure.suptitle(weights, fontsize=8)
-    display(Image(filename=style.save_figure(figure, name)))
+    display(Image(filename=plots.save_figure(figure, name)))
 
 
 def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:

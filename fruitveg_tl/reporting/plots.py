@@ -1,38 +1,268 @@
-"""Figures of networks and their results: pure functions that return a Matplotlib figure."""
+"""Figures of images and of results: functions that return a Matplotlib figure, and how it is saved.
 
+Every figure is readable in grey print: lines differ in style, points in shape, and the heat maps
+run from light to dark.
+"""
+
+import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
-from fruitveg_tl.reporting.style import COLOURS, MARKERS, STYLES, new_figure, tick, wrapped
+from fruitveg_tl.config import PATHS, SPLITS, variable
+from fruitveg_tl.utils.storage import new_file
 
 if TYPE_CHECKING:
     import keras
 
+DPI = 110  # sharp on paper at column width, and small enough for Git
+COLOURS = sns.color_palette("colorblind")
+MARKERS = "osD^vP"
+STYLES = ("-", "--", ":", "-.")
+LONGEST = 28  # characters of a name at an axis
+WIDTH = 6.8  # inches: the text width of the report
+LARGEST = 1.2  # inches: side of an image in a grid
 LEAST_SHOWN = 0.02  # of a class's images, in a confusion matrix
+# Matplotlib's own font first, then what a system may have for other scripts.
+FONTS = (
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Thai", "Noto Sans Devanagari",
+    "Noto Sans Arabic", "Noto Sans", "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans",
+    "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS",
+)  # fmt: skip
+matplotlib.rcParams["font.family"] = [
+    name for name in FONTS if name in font_manager.fontManager.get_font_names()
+]
+matplotlib.rcParams["text.parse_math"] = False  # a class may be called "$5 apples"
 
 
-def _apart(values: Iterable[float]) -> list[float]:
-    """Leave out what a logarithmic axis would write over its neighbour."""
+def save_figure(figure: Figure, name: str) -> Path:
+    """Write a figure, without a time stamp, and return the file.
+
+    `make notebooks` writes to `figures/`, for committing; everything else below `data/runs`.
+    Notebooks in Git need small files: a figure of images becomes a JPEG, any other a PNG of 256
+    colours, a third of the size.
+    """
+    photographic = any(axis.images for axis in figure.axes)
+    folder = PATHS.figures if variable("COMMIT") else PATHS.runs / "figures"
+    file = folder / f"{name}.{'jpg' if photographic else 'png'}"
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=DPI, bbox_inches="tight")
+    image = Image.open(drawn).convert("RGB")
+    options = {"quality": 85, "subsampling": 0} if photographic else {}
+    if not photographic:
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    with new_file(file) as temporary:
+        image.save(temporary, optimize=True, dpi=(DPI, DPI), **options)
+    return file
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def drawable(text: str) -> str:
+    """Return a text whose characters all have a glyph; any other becomes a code like "U+82F9"."""
+    known = _characters()
+    return "".join(c if ord(c) in known or c == "\n" else f"U+{ord(c):04X} " for c in text)
+
+
+@cache
+def _characters() -> frozenset[int]:
+    files = (font_manager.findfont(name) for name in matplotlib.rcParams["font.family"])
+    return frozenset().union(*(font_manager.get_font(file).get_charmap() for file in files))
+
+
+def tick(name: str) -> str:
+    """Return a class's name for an axis, at most `LONGEST` characters."""
+    line = " ".join(drawable(name).split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def wrapped(name: str) -> str:
+    """Break a long name for a legend or a tick."""
+    return textwrap.fill(drawable(name), 34)
+
+
+# --- shared by all figures ------------------------------------------------------------------------
+
+
+def _new_figure(height: float, rows: int = 1, columns: int = 1, **options):
+    """Return a figure as wide as the page, `height` inches high, and its (rows, columns) axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _legend_above(figure: Figure, columns: int, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=8
+    )
+
+
+def _point(number: int) -> dict:
+    """Return the shape and colour of one kind of point."""
+    return {
+        "marker": MARKERS[number % len(MARKERS)],
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": "none",
+    }
+
+
+def _line(number: int) -> dict:
+    return _point(number) | {"linestyle": STYLES[number % len(STYLES)], "markersize": 4}
+
+
+def _places(axis: Axes, values: Iterable[float]) -> None:
+    """Label these places of a logarithmic axis, but for those that would touch a neighbour."""
     ticks = sorted(values)
     least = (ticks[-1] / ticks[0]) ** 0.15
     kept = ticks[:1]
     for value in ticks:
         if value / kept[-1] > least:
             kept.append(value)
-    return kept
+    axis.set_xticks(kept, [f"{value:.3g}" for value in kept], fontsize=8)
+    axis.minorticks_off()
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def contact_sheet(
+    pixels: np.ndarray, labels: Sequence[str], columns: int = 6, blocks: int = 2
+) -> Figure:
+    """Show the first images of every class.
+
+    Args:
+        pixels: uint8 (n, size, size, 3).
+        labels: class name of each image.
+        columns: images of each class.
+        blocks: classes side by side.
+    """
+    names = np.asarray(labels)
+    classes = sorted(set(names))
+    rows = math.ceil(len(classes) / blocks)
+    width = blocks * columns * 0.54 + 0.3
+    figure = Figure(figsize=(width, rows * 0.74), layout="constrained")
+    axes = figure.subplots(rows, blocks, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, name in zip(axes.T.flat, classes, strict=False):
+        axis.imshow(np.concatenate(pixels[names == name][:columns], axis=1))
+        axis.set_title(tick(name), fontsize=8, loc="left", pad=2)
+    return figure
+
+
+def image_grid(
+    images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, scale: float = 1.0
+) -> Figure:
+    """Show images in a grid.
+
+    Args:
+        images: each (height, width, 3), uint8, or floats in 0..1.
+        titles: a line or two above each.
+        columns: images side by side.
+        scale: size of the titles.
+    """
+    rows, side = max(1, math.ceil(len(images) / columns)), min(WIDTH / columns, LARGEST)
+    figure = Figure(figsize=(side * columns, rows * (side + 0.2)), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.01, w_pad=0.01, hspace=0, wspace=0)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image)
+        axis.set_title(drawable(title), fontsize=7 * scale, pad=2)
+    return figure
+
+
+def heat(pixels: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Darken images where a heat map is low: readable in grey, unlike a colour overlay.
+
+    Args:
+        pixels: uint8 (n, size, size, 3).
+        maps: (n, size, size) in 0..1.
+
+    Returns:
+        floats (n, size, size, 3) in 0..1.
+    """
+    return pixels / 255 * (0.15 + 0.85 * maps[..., None])
+
+
+def class_balance(index: pd.DataFrame) -> Figure:
+    """Show how many images each class has in each split, from the index of `Images`."""
+    counts = index.groupby(["label", "split"]).size().unstack(fill_value=0)
+    figure, axes = _new_figure(0.145 * len(counts) + 0.8, 1, 3, sharey=True)
+    for axis, split, colour in zip(axes[0], SPLITS, COLOURS, strict=False):
+        bars = axis.barh(range(len(counts)), counts[split], color=colour)
+        axis.set_yticks(range(len(counts)), [tick(name) for name in counts.index])
+        axis.bar_label(bars, fontsize=6, padding=1)
+        axis.set_title(f"{split}: {counts[split].sum()} images", fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.margins(x=0.15, y=0.01)
+    axes[0, 0].invert_yaxis()
+    sns.despine(figure)
+    return figure
+
+
+def distributions(values: pd.DataFrame, splits: pd.Series) -> Figure:
+    """Show the distribution of each column, a line per split.
+
+    Args:
+        values: one row per image, e.g. from `audit.quality`.
+        splits: "train", "val" or "test" of each.
+    """
+    figure, axes = _new_figure(1.9, 1, values.shape[1])
+    for axis, name in zip(axes[0], values, strict=True):
+        for split, colour, style in zip(SPLITS, COLOURS, STYLES, strict=False):
+            sns.kdeplot(
+                values.loc[(splits == split).to_numpy(), name],
+                ax=axis, color=colour, linestyle=style, label=split, cut=0, warn_singular=False,
+            )  # fmt: skip
+        axis.set(ylabel="", yticks=[])
+        axis.tick_params(labelsize=7)
+    axes[0, 0].set_ylabel("density")
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    sns.despine(figure)
+    return figure
+
+
+def preprocessed(tensors: Mapping[str, np.ndarray]) -> Figure:
+    """Show the values of an image after each preprocessing.
+
+    Args:
+        tensors: name to an array whose last axis is the three channels.
+    """
+    figure, axes = _new_figure(2.2, 1, len(tensors))
+    for axis, (name, tensor) in zip(axes[0], tensors.items(), strict=True):
+        for channel, style in enumerate(STYLES[:3]):
+            values = np.asarray(tensor)[..., channel].ravel()
+            axis.hist(values, 40, histtype="step", linestyle=style, color=COLOURS[channel],
+                      label=f"channel {channel}")  # fmt: skip
+        axis.set_title(name, fontsize=9)
+        axis.set(yticks=[], xlabel="value")
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    sns.despine(figure)
+    return figure
+
+
+# --- networks and their results -------------------------------------------------------------------
 
 
 def frozen_and_trained(
     model: "keras.Model", frozen: "keras.Model", norms: Sequence[str] = ()
 ) -> Figure:
-    """Draw a network from left to right: what stays frozen, what fine-tuning changes.
-
-    The height of a bar is the number of parameters of a layer.
+    """Draw the parameters of each layer, and which layers fine-tuning changes.
 
     Args:
         model: the whole network.
@@ -40,12 +270,12 @@ def frozen_and_trained(
         norms: names of further layers that are never trained: BatchNorm.
     """
     layers = [layer for layer in model.layers if layer.weights]
-    counts = [layer.count_params() for layer in layers]
     boundary = {layer.name for layer in frozen.layers}
     never = boundary.union(norms)
-    figure, axes = new_figure(1.45)
+    figure, axes = _new_figure(1.45)
     axis = axes[0, 0]
     colours = ["0.75" if layer.name in never else COLOURS[0] for layer in layers]
+    counts = [layer.count_params() for layer in layers]
     axis.bar(range(len(layers)), counts, color=colours, width=1, edgecolor="white", linewidth=0.3)
     cut = sum(layer.name in boundary for layer in layers) - 0.5
     axis.axvline(cut, color="black", linestyle="--", linewidth=1)
@@ -54,21 +284,17 @@ def frozen_and_trained(
         xlim=(-1, len(layers)),
     )  # fmt: skip
     axis.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
-    axis.text(cut, 1, "frozen ", ha="right", va="bottom", transform=axis.get_xaxis_transform())
-    axis.text(cut, 1, " fine-tuned", ha="left", va="bottom", transform=axis.get_xaxis_transform())
+    for text, side in (("frozen ", "right"), (" fine-tuned", "left")):
+        axis.text(cut, 1, text, ha=side, va="bottom", transform=axis.get_xaxis_transform())
     sns.despine(figure)
     return figure
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
-    """Show loss and accuracy of all epochs, with a mark where fine-tuning starts.
-
-    Args:
-        history: of a `studies.Run`.
-    """
+    """Show loss and accuracy of all epochs of a run's history, and where each phase starts."""
     epochs = np.arange(1, len(history) + 1)
     starts = np.flatnonzero(history["epoch"] == 0)
-    figure, axes = new_figure(2.3, 1, 2)
+    figure, axes = _new_figure(2.3, 1, 2)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         axis.plot(epochs, history[name], STYLES[1], color=COLOURS[1], label="training")
         axis.plot(epochs, history[f"val_{name}"], STYLES[0], color=COLOURS[0], label="validation")
@@ -87,10 +313,8 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """Show a confusion matrix: fractions of each true class as shades, images as numbers.
 
-    Numbers below `LEAST_SHOWN` of their class are left out: shades tell that much.
-
     Args:
-        counts: from `metrics.confusion`.
+        counts: from `metrics.confusion`; numbers below `LEAST_SHOWN` of a class are left out.
         classes: names of rows and columns.
     """
     side = max(3.6, min(6.8, 0.19 * len(classes) + 1.1))
@@ -110,19 +334,19 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def scores(intervals: pd.DataFrame) -> Figure:
-    """Show scores with their intervals.
+    """Show scores with their intervals, a panel per score.
 
     Args:
         intervals: one row per network and score: name, score, value, low, high.
     """
-    names, scores_shown = intervals["name"].unique(), intervals["score"].unique()
-    figure, axes = new_figure(0.24 * len(names) + 0.8, 1, len(scores_shown), sharey=True)
-    for axis, score in zip(axes[0], scores_shown, strict=True):
-        part = intervals[intervals["score"] == score]
-        for row, (_, entry) in enumerate(part.iterrows()):
-            axis.plot([entry["low"], entry["high"]], [row, row], color="0.3")
-            axis.plot(entry["value"], row, "o", color=COLOURS[0])
-        axis.set(xlabel=score, yticks=range(len(part)), yticklabels=wrapped(part["name"]))
+    panels = intervals.groupby("score", sort=False)
+    height = 0.24 * intervals["name"].nunique() + 0.8
+    figure, axes = _new_figure(height, 1, panels.ngroups, sharey=True)
+    for axis, (score, part) in zip(axes[0], panels, strict=True):
+        rows = range(len(part))
+        axis.hlines(rows, part["low"], part["high"], color="0.3")
+        axis.plot(part["value"], rows, "o", color=COLOURS[0])
+        axis.set(xlabel=score, yticks=rows, yticklabels=[wrapped(name) for name in part["name"]])
         axis.tick_params(labelsize=8)
         axis.grid(axis="x", color="0.9")
     axes[0, 0].invert_yaxis()
@@ -131,22 +355,25 @@ def scores(intervals: pd.DataFrame) -> Figure:
 
 
 def dots(table: pd.DataFrame, label: str) -> Figure:
-    """Show a table of numbers, a line per row, a kind of mark per column.
+    """Show a table of numbers, a line per row, a kind of point per column.
 
     Args:
-        table: numbers; what is missing is left out.
+        table: numbers; missing ones are left out.
         label: of the axis.
     """
-    figure, axes = new_figure(0.22 * len(table) + 0.9)
-    axis = axes[0, 0]
-    rows = range(len(table))
-    for column, name in enumerate(table):
-        marker, colour = MARKERS[column % len(MARKERS)], COLOURS[column % len(COLOURS)]
-        axis.plot(table[name], rows, marker, color=colour, label=wrapped([name])[0])
-    axis.set(xlabel=label, xlim=(0, None), yticks=rows, yticklabels=wrapped(table.index))
+    figure, axes = _new_figure(0.22 * len(table) + 0.9)
+    axis, rows = axes[0, 0], range(len(table))
+    for number, name in enumerate(table):
+        axis.plot(table[name], rows, label=wrapped(name), **_point(number))
+    axis.set(
+        xlabel=label,
+        xlim=(0, None),
+        yticks=rows,
+        yticklabels=[wrapped(name) for name in table.index],
+    )
     axis.grid(color="0.9")
     axis.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    _legend_above(figure, 4, axis)
     sns.despine(figure)
     return figure
 
@@ -155,22 +382,20 @@ def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.Data
     """Show confidence against accuracy, and the error rate against the predictions kept.
 
     Args:
-        tables: model name to `calibration.reliability`.
-        curves: model name to `calibration.risk_coverage`.
+        tables: model name to `metrics.reliability`.
+        curves: model name to `metrics.risk_coverage`.
     """
-    figure, axes = new_figure(3.4, 1, 2)
+    figure, axes = _new_figure(3.4, 1, 2)
     left, right = axes[0]
     left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for number, name in enumerate(tables):
-        style = {"color": COLOURS[number], "linestyle": STYLES[number % len(STYLES)]}
-        bins, curve = tables[name], curves[name]
-        marker = MARKERS[number % len(MARKERS)]
-        left.plot(bins["confidence"], bins["accuracy"], marker=marker, markersize=4, **style)
-        right.plot(curve["coverage"], curve["risk"], label=wrapped([name])[0], **style)
+    for number, (name, bins) in enumerate(tables.items()):
+        curve, style = curves[name], _line(number)
+        left.plot(bins["confidence"], bins["accuracy"], label=wrapped(name), **style)
+        right.plot(curve["coverage"], curve["risk"], **style | {"marker": ""})
     left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     right.set(xlabel="fraction of predictions kept, surest first", ylabel="fraction of those wrong")
     right.set(xlim=(0, 1), ylim=(0, None))
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    _legend_above(figure, 2, left)
     sns.despine(figure)
     return figure
 
@@ -184,34 +409,33 @@ def bands(tables: Mapping[str, pd.DataFrame], x: str, y: str, log: bool = False)
         y: label of the other.
         log: whether x grows by factors.
     """
-    figure, axes = new_figure(2.8)
+    figure, axes = _new_figure(2.8)
     axis = axes[0, 0]
     for number, (name, curve) in enumerate(tables.items()):
-        colour = COLOURS[number]
-        style = {"linestyle": STYLES[number], "marker": MARKERS[number], "markersize": 4}
-        axis.plot(curve.index, curve["mean"], color=colour, label=name, **style)
-        axis.fill_between(curve.index, curve["low"], curve["high"], color=colour, alpha=0.2, lw=0)
+        axis.plot(curve.index, curve["mean"], label=name, **_line(number))
+        band = {"color": COLOURS[number], "alpha": 0.2, "lw": 0}
+        axis.fill_between(curve.index, curve["low"], curve["high"], **band)
     places = sorted({place for curve in tables.values() for place in curve.index})
     axis.set(xlabel=x, ylabel=y, xscale="log" if log else "linear", ylim=(0, None))
     axis.set_xticks(places, [f"{place:.3g}" for place in places], fontsize=8)
     axis.minorticks_off()
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    _legend_above(figure, 4, axis)
     sns.despine(figure)
     return figure
 
 
 def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Show F1 of every class, one shape per model, sorted by their mean.
+    """Show F1 of every class, a kind of point per model, sorted by their mean.
 
     Args:
         tables: model name to `metrics.classification_report`.
     """
     frame = pd.DataFrame({name: table["f1"] for name, table in tables.items()})
     frame = frame.loc[frame.mean(axis=1).sort_values().index]
-    figure, axes = new_figure(0.155 * len(frame) + 0.8)
+    figure, axes = _new_figure(0.155 * len(frame) + 0.8)
     axis, places = axes[0, 0], range(len(frame))
-    for name, colour, marker in zip(frame, COLOURS, MARKERS, strict=False):
-        axis.plot(frame[name], places, marker, color=colour, label=wrapped([name])[0])
+    for number, name in enumerate(frame):
+        axis.plot(frame[name], places, label=wrapped(name), **_point(number))
     axis.set(xlabel="F1", xlim=(-0.03, 1.03))
     axis.set_yticks(places, [tick(name) for name in frame.index])
     axis.tick_params(labelsize=7.5)
@@ -227,24 +451,17 @@ def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
 
     Args:
         table: one row per model: name, accuracy and the columns below.
-        columns: column of `table` to axis label.
+        columns: up to three columns of `table` to their axis labels.
     """
-    figure, axes = new_figure(2.0 * -(-len(columns) // 3), -(-len(columns) // 3), 3, sharey=True)
-    for axis in axes.flat[len(columns) :]:
-        axis.set_axis_off()
-    for axis, (column, label) in zip(axes.flat, columns.items(), strict=False):
-        for row, (_, entry) in enumerate(table.iterrows()):
-            marker, colour = MARKERS[row % len(MARKERS)], COLOURS[row % len(COLOURS)]
-            axis.plot(entry[column], entry["accuracy"], marker, color=colour, label=entry["name"])
+    figure, axes = _new_figure(2.0, 1, len(columns), sharey=True)
+    for axis, (column, label) in zip(axes[0], columns.items(), strict=True):
+        for number, entry in enumerate(table.to_dict("records")):
+            name = wrapped(entry["name"])
+            axis.plot(entry[column], entry["accuracy"], label=name, **_point(number))
         axis.set(xlabel=label, xscale="log")
-        ticks = _apart(table[column])
-        axis.set_xticks(ticks, [f"{value:.3g}" for value in ticks], fontsize=8)
-        axis.minorticks_off()
+        _places(axis, table[column])
         axis.margins(0.25)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    labels = wrapped(labels)
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    axes[0, 0].set_ylabel("accuracy")
+    _legend_above(figure, 3, axes[0, 0])
     sns.despine(figure)
     return figure

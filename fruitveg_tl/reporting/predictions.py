@@ -16,7 +16,7 @@ from PIL import Image
 from fruitveg_tl.data.images import IMAGE_SUFFIXES, decode
 from fruitveg_tl.evaluation.explanations import gradcam
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.reporting.data_plots import heat
+from fruitveg_tl.reporting.plots import heat
 from fruitveg_tl.studies import Run
 from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import InputError, printable

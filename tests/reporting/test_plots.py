@@ -5,7 +5,7 @@ from PIL import Image
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.models.backbones import BACKBONES
 from fruitveg_tl.models.network import build_network
-from fruitveg_tl.reporting import data_plots, plots, style
+from fruitveg_tl.reporting import plots
 
 
 def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, monkeypatch):
@@ -14,10 +14,10 @@ def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, m
     labels = ["pear", "apple", "kiwi"] * 3
     files = []
     for name in ("one", "two"):
-        figure = data_plots.contact_sheet(pixels, labels, columns=3)
+        figure = plots.contact_sheet(pixels, labels, columns=3)
         shown = [axis.get_title(loc="left") for axis in figure.axes if axis.images]
         assert sorted(shown) == ["apple", "kiwi", "pear"]
-        files.append(style.save_figure(figure, name).read_bytes())
+        files.append(plots.save_figure(figure, name).read_bytes())
     assert files[0] == files[1]
     with Image.open(PATHS.runs / "figures" / "one.jpg") as image:
         assert image.format == "JPEG" and image.width < 2000
@@ -26,7 +26,7 @@ def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, m
 def test_a_figure_without_images_is_a_png(tmp_path, monkeypatch):
     monkeypatch.setattr(PATHS, "root", tmp_path)
     matrix = plots.confusion_matrix(np.eye(2, dtype=int), ["kiwi", "pear"])
-    with Image.open(style.save_figure(matrix, "matrix")) as image:
+    with Image.open(plots.save_figure(matrix, "matrix")) as image:
         assert image.format == "PNG"
 
 
@@ -66,12 +66,12 @@ def test_drawing_shows_what_is_trained():
 
 def test_heat_darkens_what_did_not_count():
     white = np.full((1, 2, 2, 3), 255, np.uint8)
-    shown = data_plots.heat(white, np.array([[[0.0, 1.0], [0.5, 1.0]]]))
+    shown = plots.heat(white, np.array([[[0.0, 1.0], [0.5, 1.0]]]))
     assert shown[0, 0, 1].tolist() == [1, 1, 1] and shown[0, 0, 0, 0] < shown[0, 1, 0, 0] < 1
 
 
 def test_no_image_is_no_error():
-    assert data_plots.image_grid([], []).axes
+    assert plots.image_grid([], []).axes
 
 
 def test_dots_draw_every_number_there_is_by_row_and_column():
