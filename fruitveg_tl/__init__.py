@@ -11,7 +11,7 @@ The notebooks tell the story; this package holds the logic. A tour in reading or
     evaluation/ numbers out: metrics, significance, baselines, Grad-CAM
     reporting/  what a reader sees: tables, figures, notebooks, the report
     predict, export, grid   a saved network on new images, or elsewhere; many runs at a time
-    options, cli   the command line
+    cli            the command line
     utils/      what every layer may use
 
 Nothing imports a layer above its own; `fruitveg_tl/README.md` draws them and lists every module.
@@ -22,13 +22,12 @@ import os
 import warnings
 
 # TensorFlow reads these once, at import. oneDNN is off by default on processors without
-# AVX512-VNNI, where it was still the faster choice for all three backbones.
+# AVX512-VNNI, yet it was faster there for all three backbones.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Its retracing warning counts the first calls of different networks as calls of one function. (A
-# filter, because TensorFlow sets the level itself when it is imported in a notebook.)
+# Hides false retracing warnings. A filter, because TensorFlow resets the level in notebooks.
 logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)
-# kagglehub asks for a widget that text progress bars do without.
+# kagglehub asks for a widget that text progress bars do not need.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"

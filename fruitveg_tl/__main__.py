@@ -9,18 +9,18 @@ from fruitveg_tl.utils.errors import STOPPED
 
 
 def _stop(*_) -> None:
-    # At once: libraries turn a KeyboardInterrupt into errors of their own, or abort after it.
+    # Exit at once: libraries turn a KeyboardInterrupt into their own errors, or abort after it.
     os.write(terminal, f"{STOPPED}\n".encode())
     os._exit(130)
 
 
 def _open_closed_streams() -> None:
-    """Give a stream that the caller has closed to the null device, not to the next opened file."""
+    """Open the null device for each closed standard stream, so that no other file takes it."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r"))
 
 
@@ -31,8 +31,8 @@ if __name__ == "__main__":
     from fruitveg_tl.cli import main
 
     code = main()
-    with suppress(OSError):  # `main` has told
+    with suppress(OSError):  # `main` has already reported it
         sys.stdout.flush()
         sys.stderr.flush()
-    # After a failure, threads of the libraries may abort a process that ends in an orderly way.
+    # After a failure, library threads may abort a process that exits normally.
     os._exit(code)

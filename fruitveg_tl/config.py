@@ -1,7 +1,6 @@
-"""Settings: what a run is, the recipes, where files are, and what the environment may change.
+"""Settings, recipes, environment variables and paths.
 
-Every setting is declared once, as a field of `Selection` or `RunConfig`. The command line, the
-variables of the notebooks and the tables read it from there.
+Every setting is declared once, as a field of `Selection` or `RunConfig`.
 """
 
 import os
@@ -17,22 +16,21 @@ from fruitveg_tl.utils.errors import InputError
 
 SPLITS = ("train", "val", "test")
 STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
-SYNTHETIC = "synthetic"  # the embedded default
-RESPLIT = "--resplit (resplit = 1 in notebooks)"  # as messages advise it
+SYNTHETIC = "synthetic"  # the default data set
+RESPLIT = "--resplit (resplit = 1 in notebooks)"  # as messages name it
 
 
 def _setting(default: Any, kind: type, text: str, ablation: bool = False, **more: Any) -> Any:
-    """Declare a field: its type, what it means, and `least`, `most` or `choices`.
+    """Declare a field: its type, its meaning, and `least`, `most` or `choices`.
 
-    An ablation is part of a run's record only where it is in use, so that runs finished before it
-    was thought of stay valid; every other setting always is.
+    A run records an ablation only if it uses it, so that a new ablation keeps older runs valid.
     """
     metadata = {"kind": kind, "help": text, "ablation": ablation}
     return field(default=default, metadata=metadata | more)
 
 
 class _Checked:
-    """Checks every field's value against what `_setting` says of it."""
+    """Checks every field's value against its `_setting`."""
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -42,10 +40,10 @@ class _Checked:
 
 @dataclass(frozen=True)
 class Selection(_Checked):
-    """Which images and source weights somebody asks for, by name; training knows no names.
+    """Names of the images and source weights to use.
 
     Raises:
-        InputError: naming the value that makes no sense, and what does.
+        InputError: if a value is invalid; names the valid ones.
     """
 
     dataset: str = _setting(MISSING, str, "name of a data set, or a folder of class folders")
@@ -67,13 +65,12 @@ class Selection(_Checked):
 
 @dataclass(frozen=True)
 class RunConfig(_Checked):
-    """How a network is trained: all that a result depends on besides the images and the weights.
+    """How to train a network; `python -m fruitveg_tl run --help` describes each field.
 
-    What each field means is its `help`; `python -m fruitveg_tl run --help` prints them all. None
-    stands for a default that the backbone's registry entry has.
+    None means the default of the backbone's registry entry.
 
     Raises:
-        InputError: naming the setting that makes no sense, and what does.
+        InputError: if a setting is invalid; names the valid values.
     """
 
     backbone: str = _setting(MISSING, str, "name of a network of keras.applications")
@@ -133,7 +130,7 @@ class RunConfig(_Checked):
     )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values for JSON, ablations where they are in use."""
+        """Return the settings as plain values for JSON; of the ablations, only those in use."""
         return {
             setting.name: getattr(self, setting.name)
             for setting in fields(self)
@@ -142,13 +139,13 @@ class RunConfig(_Checked):
 
 
 def settings(ablations: bool | None = None) -> tuple[Field, ...]:
-    """Return all declared fields: the ablations, what is none, or (None) both."""
+    """Return the declared fields: only ablations (True), only others (False), or all (None)."""
     declared = (*fields(Selection), *fields(RunConfig))
     return tuple(f for f in declared if ablations in (None, f.metadata["ablation"]))
 
 
 def divided(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide settings by name into the fields of `Selection` and those of `RunConfig`."""
+    """Split settings into the fields of `Selection` and those of `RunConfig`."""
     names = {f.name for f in fields(Selection)}
     return (
         {name: value for name, value in values.items() if name in names},
@@ -157,7 +154,7 @@ def divided(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _problem(setting: Field, value: Any) -> str | None:
-    """Say what is wrong with a value; None if nothing is."""
+    """Return what is wrong with a value, or None."""
     kind, limits = setting.metadata["kind"], setting.metadata
     if value is None and setting.default is None:
         return None
@@ -172,18 +169,18 @@ def _problem(setting: Field, value: Any) -> str | None:
     return None
 
 
-# The study's recipe; data/tuning/README.md says what had been seen when it was chosen.
+# The study's recipe; data/tuning/README.md explains how it was chosen.
 RECIPE = {"crop": 0.875, "logit_adjustment": 0.5, "finetune_epochs": 10}
 
 PROFILES = {
-    # For seeing everything work, anywhere: small images, few epochs.
+    # A quick demonstration on any machine: small images, few epochs.
     SYNTHETIC: {
         "size": 96,
         "views": 1,
         "probe_epochs": 30,
         "finetune_epochs": 4,
         "finetune_rate": 1e-3,
-        "mixup": 0.0,  # in so few epochs there is nothing to hold back
+        "mixup": 0.0,  # in 4 epochs the network does not overfit
     },
     "grocery": RECIPE,
     "grocery-all": RECIPE,
@@ -192,18 +189,15 @@ PROFILES = {
 
 
 def recipe(dataset: str) -> dict[str, Any]:
-    """Return every setting as it is where nothing is asked for: the profile's, else the default."""
+    """Return the default of every setting: the profile's, else the field's own."""
     return {f.name: f.default for f in settings()} | PROFILES.get(dataset, {})
 
 
 def ablations_in_words(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """Name what a run does otherwise than its recipe in order to learn what that is worth.
-
-    These are the settings declared as ablations, and parts of the recipe that are off: 0 where
-    it has more.
+    """Name a run's ablations: declared ones in use, and settings of the recipe set to 0.
 
     Args:
-        used: settings of a run; an ablation need not be among them where it is not in use.
+        used: settings of a run; unused ablations may be absent.
         usual: the recipe, see `recipe`.
     """
     names = [f.name for f in settings(ablations=True) if used.get(f.name, f.default) != f.default]
@@ -212,7 +206,7 @@ def ablations_in_words(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str
 
 
 def command(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """Return the command of a run, with every setting that is not usual for its images.
+    """Return the command of a run, with every setting that differs from the recipe.
 
     Args:
         used: fields of `Selection` and `RunConfig`.
@@ -236,11 +230,11 @@ def command(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
 # --- the environment ----------------------------------------------------------------------------
 
 VARIABLES = {
-    "FRUITVEG_HOME": "folder that data/, figures/ and report/ lie in (default: the checkout)",
+    "FRUITVEG_HOME": "folder that holds data/, figures/ and report/ (default: the checkout)",
     "FRUITVEG_DATA": "a copy of the data set on disk, in the upstream layout",
     "FRUITVEG_WEIGHTS": "folder of weights files under Keras' names",
     "FRUITVEG_DATASET": "name or folder of the images, for every command",
-    "FRUITVEG_ENGINE": "openvino or keras: what computes the frozen part and predictions",
+    "FRUITVEG_ENGINE": "openvino or keras: the engine for the frozen part and predictions",
     "FRUITVEG_OTHER": "name or folder of a second set of images, for 01 and A5",
     "FRUITVEG_COMMIT": "set by `make notebooks` for its kernels: store figures for committing",
     "FRUITVEG_PROGRESS": "set by `report` for its kernels: descriptor to write progress to",
@@ -248,14 +242,14 @@ VARIABLES = {
 
 
 def variable(name: str) -> str | None:
-    """Return a variable of `VARIABLES` by its name without prefix; None if unset or empty."""
+    """Return the variable `FRUITVEG_{name}`; None if it is unset or empty."""
     assert f"FRUITVEG_{name}" in VARIABLES, name
     return os.environ.get(f"FRUITVEG_{name}") or None
 
 
 @contextmanager
 def temporary_variable(name: str, value: str) -> Iterator[None]:
-    """Set a variable of `VARIABLES` for the block and the processes that it starts."""
+    """Set the variable `FRUITVEG_{name}` for the block and the processes that it starts."""
     key = f"FRUITVEG_{name}"
     before = os.environ.get(key)
     os.environ[key] = value
@@ -268,23 +262,23 @@ def temporary_variable(name: str, value: str) -> Iterator[None]:
 
 
 def keras_home() -> Path:
-    """Return the folder that Keras keeps its downloads in.
+    """Return the folder where Keras stores downloads.
 
-    Keras itself reads KERAS_HOME at import only, and leaves for /tmp if the folder is missing.
+    Keras itself reads KERAS_HOME only at import, and falls back to /tmp if the folder is missing.
     """
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
 
 
 def environment() -> dict[str, str]:
-    """Return the variables that a worker on another machine must see as well."""
+    """Return the environment variables that a worker on another machine needs."""
     return {k: v for k, v in os.environ.items() if k.startswith(("FRUITVEG_", "KERAS_"))}
 
 
 def refuse_unknown_variables() -> None:
-    """Refuse variables that nothing reads.
+    """Check for unknown `FRUITVEG_` variables.
 
     Raises:
-        InputError: naming each of them.
+        InputError: if there are any; names each.
     """
     unknown = [k for k in os.environ if k.startswith("FRUITVEG_") and k not in VARIABLES]
     if unknown:
@@ -305,20 +299,20 @@ class Paths:
     """Every folder of the project.
 
     Attributes:
-        root: what the others lie below; `FRUITVEG_HOME`, else the checkout.
-        weights: the weights that this project bundles: always the checkout's.
+        root: parent of the others; `FRUITVEG_HOME`, else the checkout.
+        weights: the bundled weights, always the checkout's.
     """
 
     root: Path
     weights: Path = CHECKOUT / "data" / "weights"
 
     data = property(lambda self: self.root / "data", doc="Images, caches and results.")
-    cache = property(lambda self: self.data / "cache", doc="What can be computed again.")
+    cache = property(lambda self: self.data / "cache", doc="Files that can be recomputed.")
     results = property(lambda self: self.data / "results", doc="The committed studies.")
-    runs = property(lambda self: self.data / "runs", doc="What this machine computes.")
+    runs = property(lambda self: self.data / "runs", doc="The runs of this machine.")
     figures = property(lambda self: self.root / "figures", doc="Figures of the study.")
     notebooks = property(lambda self: self.root / "notebooks", doc="The numbered notebooks.")
-    report = property(lambda self: self.root / "report", doc="The report and what it is made of.")
+    report = property(lambda self: self.root / "report", doc="The report and its sources.")
 
 
 PATHS = Paths(Path(variable("HOME") or CHECKOUT))

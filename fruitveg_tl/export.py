@@ -1,4 +1,4 @@
-"""A trained network in other formats, with what one has to know to use it, and a check."""
+"""Export of a trained network to other formats, with its metadata and a check."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.storage import new_folder
 
 TOLERANCE = 1e-3  # of a probability
-IMAGES = 8  # that the check compares
+IMAGES = 8  # random images in the check
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Format:
     """A format to export to.
 
     Attributes:
-        file: name of what is written.
+        file: name of the file or folder.
         keras_name: the format's name in `keras.Model.export`.
-        package: that writes it, beside Keras and TensorFlow; None if there is no other.
-        runtime: that reads it again for the check.
-        reader: the file to a function from images to probabilities.
+        package: the package that writes it; None if Keras and TensorFlow suffice.
+        runtime: the package that reads it for the check.
+        reader: returns a file's function from images to probabilities.
     """
 
     file: str
@@ -47,7 +47,7 @@ def _onnx(file: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _remove_unused_inputs(file: Path) -> None:
-    """Remove what tf2onnx leaves of a constant that it has folded: a second input."""
+    """Remove the second input that tf2onnx leaves after constant folding."""
     import onnx
 
     network = onnx.load(file)
@@ -92,16 +92,16 @@ FORMATS = {
 def export(run: Run, name: str, folder: Path) -> tuple[Path, float]:
     """Write a run's network in another format and compare the two.
 
-    Beside it are `classes.json`, the classes in the order of its outputs; `input.json`, which says
-    what an image has to be; and `preprocess.py`, which makes it so from a file.
+    Also writes `classes.json` (the classes in output order), `input.json` (the input format) and
+    `preprocess.py` (which converts an image file to that format).
 
     Args:
         run: a finished run with its network.
         name: one of `FORMATS`.
-        folder: where to write to; it must not be there, and appears whole or not at all.
+        folder: a new folder, created in one atomic step.
 
     Returns:
-        the network's file, and the largest difference of a probability on some random images.
+        the network's file, and the largest difference in probability on `IMAGES` random images.
 
     Raises:
         InputError: if the folder exists, a package is missing, the network cannot be converted, or

@@ -1,4 +1,4 @@
-"""Many runs at a time, on one machine or several, through Ray (the optional extra `grid`)."""
+"""Parallel runs on one or several machines, with Ray (the optional extra `grid`)."""
 
 import os
 import sys
@@ -19,24 +19,21 @@ Job = tuple[Images, SourceWeights, RunConfig]
 
 
 def run_grid(jobs: Sequence[Job], workers: int, force: bool = False) -> list[Run]:
-    """Run all of them, `workers` at a time: the same result folders as one after the other.
+    """Run jobs in parallel, with the same result folders as in sequence.
 
-    A run that fails for another reason than its input, say because its process was killed, is
-    reported and tried again, and goes on where it was. With RAY_ADDRESS set, the runs go to that
-    cluster and its own size decides how many; its machines need the project at one path on a
-    shared file system.
+    If a worker dies, its run is retried and resumes. If RAY_ADDRESS is set, that cluster's size
+    limits the parallel runs; its machines need the project at one path on a shared file system.
 
     Args:
-        jobs: what to run, see `run.train`.
-        workers: how many at a time on this machine; its cores, or graphics cards, are shared out.
-        force: run again although a finished run is on disk.
+        jobs: arguments of `run.train`.
+        workers: number of parallel runs on this machine, which share its cores or graphics cards.
+        force: repeat finished runs.
 
     Returns:
         the finished runs, in the order of `jobs`.
 
     Raises:
-        InputError: if Ray is missing, or, once all the others are finished, if some runs failed:
-            one line for each.
+        InputError: if Ray is missing, or, after all other runs, if runs failed: one line each.
     """
     try:
         import ray
@@ -44,10 +41,10 @@ def run_grid(jobs: Sequence[Job], workers: int, force: bool = False) -> list[Run
         raise InputError("several workers need Ray: pip install 'fruitveg-tl[grid]'") from None
     if workers < 1:
         raise InputError(f"{workers} workers: at least one is needed")
-    # No statistics sent home; workers as important as any other process.
+    # No usage statistics; normal priority for workers.
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     resources = {"num_cpus": max(1, (os.cpu_count() or 1) // workers)}
-    # Otherwise every worker would take all cores.
+    # Otherwise every worker would use all cores.
     threads = {"TF_NUM_INTRAOP_THREADS": str(resources["num_cpus"]), "TF_NUM_INTEROP_THREADS": "1"}
     here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers * resources["num_cpus"]}
     ray.init(**here, runtime_env={"env_vars": environment() | threads})
@@ -77,7 +74,7 @@ def _run_all(one, jobs: Sequence[Job], force: bool) -> list[Run]:
             i, tries = waiting.pop(done)
             try:
                 folders[i] = ray.get(done)
-            except InputError as error:  # would be the same again
+            except InputError as error:  # a retry would fail again
                 failed.append(f"{_name(jobs[i])}: {error.cause}")
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Classify images of one's own with a saved network."""
+"""Classify your own images with a saved network."""
 
 import glob
 from collections.abc import Iterator, Sequence
@@ -19,10 +19,10 @@ from fruitveg_tl.utils.progress import progress
 
 
 def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Return what files, folders (searched to the bottom) and patterns with * or ? stand for.
+    """Return the images that files, folders (recursively) and glob patterns name.
 
     Returns:
-        the image files, each once, in the order given; one line for whatever stands for none.
+        the image files, each once, in the order given; one line for each name without images.
     """
     files, problems = {}, []
     for name in given:
@@ -41,15 +41,14 @@ def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def choose_run(name: str | None = None) -> Run:
-    """Return the finished run that is to answer.
+    """Return the finished run to predict with.
 
     Args:
-        name: a run's folder, or its name below `data/runs`; or a backbone's name, for its best run
-            by the validation loss; None for the network that was saved last. Ablations answer only
-            where there is nothing else.
+        name: a run's folder, or its name below `data/runs`; or a backbone's name, for its run with
+            the lowest validation loss; None for the network saved last. Ablations come last.
 
     Raises:
-        InputError: if there is none, or none with its network.
+        InputError: if no such run has a saved network.
     """
     if name is not None and name.lower() not in BACKBONES:
         folder = Path(name) if Path(name).is_dir() else config.PATHS.runs / name
@@ -69,7 +68,7 @@ def choose_run(name: str | None = None) -> Run:
             f"{config.PATHS.runs}: no saved network{f' of {name}' if name else ''}; train one "
             f"with «python -m fruitveg_tl run{f' --backbones {name.lower()}' if name else ''}»"
         )
-    # An appendix trains some to show a mistake.
+    # Ablations are trained for the appendices.
     runs = [run for run in runs if not _is_ablation(run)] or runs
     if name is None:
         return max(runs, key=lambda run: (run.folder / studies.MODEL).stat().st_mtime)
@@ -83,25 +82,24 @@ def _is_ablation(run: Run) -> bool:
 
 
 def _validation_loss(run: Run) -> float:
-    # Not the history's: the epoch that is kept need not be the one of the lowest loss.
+    # Not from the history: the kept epoch may not have the lowest loss.
     return metrics.evaluate(*run.validation(run.stages[-1]))["loss"]
 
 
 def predict(paths: Sequence[str | Path], run: Run) -> Iterator[tuple[Path, pd.Series]]:
-    """Classify images with a run's whole network, a batch at a time.
+    """Classify images with a run's network, a batch at a time.
 
     Args:
         paths: image files.
-        run: whose network answers.
+        run: the run to predict with.
 
     Yields:
-        for each file that can be decoded, the file and the probability of every class, highest
-        first.
+        each decoded file and the probability of every class, highest first.
 
     Raises:
         TypeError: if something other than a path is given.
-        InputError: after all others are answered, with a line for each image that cannot be
-            decoded; at once if the network cannot be used, see `studies.Run.load_model`.
+        InputError: at the end, with a line for each image that cannot be decoded; at once if
+            `studies.Run.load_model` fails.
     """
     paths = [Path(path) for path in paths]
     network = Inference(run.load_model())

@@ -1,12 +1,11 @@
-"""One run from images to results: resumable epoch by epoch, written in one piece.
+"""One run from images to results: resumable after every epoch, written in one atomic step.
 
-The protocol is LP-FT (Kumar et al. 2022): a linear probe on the frozen backbone first, then
-fine-tuning from that head at a low rate, so that random gradients never reach pre-trained
-layers. BatchNorm stays in inference mode; whatever chooses an epoch looks at the validation split
-alone; the test split is read once, when training is over. Notebooks 02 to 04 take the same steps in
-Keras' own words, and give the same numbers.
+The protocol is LP-FT (Kumar et al. 2022): a linear probe on the frozen backbone, then fine-tuning
+from that head at a low rate, so that random gradients never reach pre-trained layers. BatchNorm
+stays in inference mode. Early stopping uses the validation split; the test split is used once,
+after training. Notebooks 02 to 04 repeat the steps in plain Keras, with the same results.
 
-What is reported is what is saved: every score is that of the saved network in float32.
+Every score is that of the saved network in float32.
 """
 
 import json
@@ -63,18 +62,16 @@ from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.storage import exclusive, new_folder, sha256_file, sha256_json, write_json
 
-# From scratch, images that go through all layers at a time: the gradient needs each layer's output
-# of each of them. More were no faster on two cores.
+# Images per batch from scratch, which limits memory; more were no faster on two cores.
 SCRATCH_BATCH = 16
-# Random weights get their BatchNorm statistics from every so many of the training images, and from
-# no fewer than the second number.
+# BatchNorm statistics of random weights come from every 8th training image, but at least 32.
 STATISTICS_EVERY, STATISTICS_LEAST = 8, 32
-CHECKED, TOLERANCE = 64, 1e-5  # images, and the largest difference of a probability
+CHECKED, TOLERANCE = 64, 1e-5  # images, and the largest difference in probability
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run's result follows from.
+    """The inputs that determine a run's result.
 
     Attributes:
         images: split as the run uses them.
@@ -88,7 +85,7 @@ class Inputs:
 
     @property
     def backbone(self) -> Backbone:
-        """The registry entry, cut where the run cuts it."""
+        """The registry entry, with the run's boundary."""
         return replace(backbone_by_name(self.recipe.backbone), boundary=self.recipe.boundary)
 
     @cached_property
@@ -99,7 +96,7 @@ class Inputs:
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """The folder of the results."""
         recipe = self.recipe
         name = f"{self.images.name}-{recipe.backbone}-{recipe.strategy}-{recipe.size}px"
         return PATHS.runs / f"{name}-seed{recipe.seed}-{self.identity}"
@@ -107,18 +104,18 @@ class Inputs:
 
 @dataclass
 class _Trained:
-    """What training leaves behind.
+    """The result of training.
 
     Attributes:
-        recipe: by which it was trained.
+        recipe: the settings of training.
         network: with its final weights.
-        force: whether finished fits are trained again.
+        force: whether to repeat finished fits.
         history: a record per stage and epoch.
         probabilities: by stage, of the held-out images, shape (h, classes).
         seconds: of the frozen part, of each stage and of evaluation.
-        parameters: how many each stage has trained.
+        parameters: number of trained parameters, by stage.
         probe_head: kernel and bias of the linear probe.
-        reused: whether the frozen part was on disk.
+        reused: whether the frozen part was cached.
     """
 
     recipe: RunConfig
@@ -133,15 +130,15 @@ class _Trained:
 
 
 def recipe_for(images: Images, backbone: str, **changes: Any) -> RunConfig:
-    """Return how a backbone is trained on these images, every value filled in.
+    """Return the complete settings of a backbone on these images.
 
     Args:
-        images: whose recipe holds, see `Images.recipe`.
+        images: the images with their `recipe`.
         backbone: e.g. "vgg16".
         changes: settings that differ from the recipe; None keeps the recipe's.
 
     Raises:
-        InputError: naming the setting that makes no sense.
+        InputError: if a setting is invalid.
     """
     _, usual = divided(images.recipe)
     changed = {name: value for name, value in changes.items() if value is not None}
@@ -149,16 +146,13 @@ def recipe_for(images: Images, backbone: str, **changes: Any) -> RunConfig:
 
 
 def train(images: Images, source: SourceWeights, config: RunConfig, force: bool = False) -> Run:
-    """Train and evaluate one network, or return what an earlier call has finished.
+    """Train and evaluate one network, or return the finished run of an earlier call.
 
     Args:
         images: to train and test on.
         source: weights to start from.
         config: how to train.
-        force: run again although a finished run is on disk.
-
-    Returns:
-        the finished run.
+        force: repeat a finished run.
 
     Raises:
         InputError: if images, weights or settings cannot be used.
@@ -166,7 +160,7 @@ def train(images: Images, source: SourceWeights, config: RunConfig, force: bool 
     inputs = Inputs(images, source, with_defaults(config))
     if not force and (finished := studies.find(inputs.identity)):
         return finished
-    # One process at a time computes a run, however its images are called.
+    # Only one process at a time computes a run, whatever the name of its images.
     with exclusive(PATHS.cache / "runs" / inputs.identity), exclusive(inputs.folder):
         if not force and (finished := studies.find(inputs.identity)):
             return finished
@@ -179,11 +173,11 @@ def train(images: Images, source: SourceWeights, config: RunConfig, force: bool 
 def jobs(
     images: Images, selection: Selection, configs: Iterable[RunConfig]
 ) -> Iterator[tuple[Images, SourceWeights, RunConfig]]:
-    """Yield what `train` takes for every run, loading each backbone's weights once.
+    """Yield the arguments of `train` for every run; load each backbone's weights once.
 
     Args:
-        images: that the selection names.
-        selection: what is asked for; of it the weights and the number of labels count here.
+        images: the images of the selection.
+        selection: its weights and number of training images per class are used.
         configs: how to train.
     """
     loaded: dict[tuple, SourceWeights] = {}
@@ -208,7 +202,7 @@ def starting_network(inputs: Inputs) -> Network:
     network = build_network(inputs.backbone, classes, recipe.size, values, recipe.divide_by_255)
     norms = [x for x in network.body.layers if isinstance(x, keras.layers.BatchNormalization)]
     if norms and inputs.source.source == RANDOM:
-        rows = inputs.images.viewed_rows  # few labels or all: the same statistics
+        rows = inputs.images.viewed_rows  # subsamples get the same statistics
         every = min(STATISTICS_EVERY, 1 + len(rows) // STATISTICS_LEAST)
         some = inputs.images.pixels(recipe.size, recipe.crop)[rows[::every]]
         network.body.set_weights(
@@ -218,13 +212,13 @@ def starting_network(inputs: Inputs) -> Network:
 
 
 def pooled_outputs(inputs: Inputs, network: Network) -> tuple[Outputs, Outputs]:
-    """Return what the frozen part gives at the boundary, and what a linear probe sees of it."""
+    """Return the frozen part's outputs at the boundary, and the pooled features."""
     boundary = frozen_outputs(network.frozen, inputs.images, inputs.recipe)
     return boundary, outputs_of(network.pool, boundary, inputs.recipe)
 
 
 def pooled_features(images: Images, source: SourceWeights, config: RunConfig) -> np.ndarray:
-    """Return what a linear probe sees of every image in use, from disk or computed now.
+    """Return the pooled features of every image, cached or computed now.
 
     Args:
         images: split as a run uses them.
@@ -232,7 +226,7 @@ def pooled_features(images: Images, source: SourceWeights, config: RunConfig) ->
         config: how it is trained.
 
     Returns:
-        float32 (n, d), in the order of the index; NaN for images that are not in use.
+        float32 (n, d), in the order of the index; NaN for unused images.
     """
     inputs = Inputs(images, source, replace(with_defaults(config), views=0))
     _, found = pooled_outputs(inputs, starting_network(inputs))
@@ -244,7 +238,7 @@ def pooled_features(images: Images, source: SourceWeights, config: RunConfig) ->
 
 @dataclass(frozen=True)
 class _Phase:
-    """One phase of training; with several `parts`, so many batches make up a step."""
+    """One phase of training; a step accumulates the gradients of `parts` batches."""
 
     stage: str
     rate: float
@@ -286,13 +280,13 @@ def _scratch(inputs: Inputs, force: bool) -> _Trained:
 
 
 def _say_state(model: keras.Model, trained: keras.Model) -> None:
-    # Weights and two moments, beside those of the epoch before.
+    # Weights and two moments, of this epoch and the one before.
     size = 4 * (2 * 3 * trained.count_params() + model.count_params())
     note(f"{model.name}: training and the network need {size / 1e6:,.0f} MB of disk")
 
 
 def _train_probe(trained: _Trained, features: Outputs) -> None:
-    """Train a softmax layer on pooled features and hand its weights to the network's head."""
+    """Train a softmax layer on pooled features and copy its weights to the network's head."""
     recipe = trained.recipe
     keras.utils.set_random_seed(recipe.seed)
     layer = keras.layers.Dense(len(features.images.classes), "softmax", name="head")
@@ -305,10 +299,10 @@ def _train_probe(trained: _Trained, features: Outputs) -> None:
 
 
 def _train_layers(trained: _Trained, model: keras.Model, outputs: Outputs, phase: _Phase) -> None:
-    """Train a network's layers in the precision that is fast here, and predict with them."""
+    """Train a network's layers in the fastest precision here, and predict with them."""
     fast = in_precision(model, training_precision(backbone_by_name(trained.recipe.backbone)))
-    # Mixup makes probabilities timid, which a loss punishes: its lowest comes before the network is
-    # at its best (data/tuning/kept.csv). So all epochs are trained, and the last one is kept.
+    # Mixup lowers confidence, so the lowest validation loss precedes the best accuracy
+    # (data/tuning/kept.csv). So this trains all epochs and keeps the last one.
     _fit(trained, fast, outputs, phase)
     model.set_weights(fast.get_weights())
     start = time.perf_counter()
@@ -317,7 +311,7 @@ def _train_layers(trained: _Trained, model: keras.Model, outputs: Outputs, phase
 
 
 def _fit(trained: _Trained, model: keras.Model, outputs: Outputs, phase: _Phase) -> None:
-    """Train a model on stored outputs, and note what that took."""
+    """Train a model on stored outputs, and record history, time and parameters."""
     recipe, split = trained.recipe, phase.parts > 1
     size = math.ceil(recipe.batch_size / phase.parts)
     batches = outputs.training_batches(size, recipe.seed, phase.mixup)
@@ -352,8 +346,8 @@ def _fit(trained: _Trained, model: keras.Model, outputs: Outputs, phase: _Phase)
 
 
 def _save(inputs: Inputs, trained: _Trained) -> Run:
-    """Store everything in one piece: network, probabilities and the scores on the test split."""
-    # A run that is repeated stays where it is, also if its images are called otherwise by now.
+    """Store network, probabilities and test scores in one atomic step."""
+    # A repeated run keeps its folder, even if its images have been renamed.
     found = studies.find(inputs.identity)
     folder = found.folder if found and found.folder.parent == PATHS.runs else inputs.folder
     with new_folder(folder) as temporary:
@@ -397,7 +391,7 @@ def _save_tables(
 
 
 def _row(inputs: Inputs, trained: _Trained, scores: Mapping[str, Mapping[str, float]]) -> dict:
-    """Return what `runs.csv` says of the run."""
+    """Return the run's row of `runs.csv`."""
     images, source, recipe = inputs.images, inputs.source, inputs.recipe
     by_source = {RANDOM: "random", BUNDLED: "bundled"}
     asked = {"weights": by_source.get(source.source, source.path or "auto")}
@@ -439,7 +433,7 @@ def _row(inputs: Inputs, trained: _Trained, scores: Mapping[str, Mapping[str, fl
 
 
 def _usual(inputs: Inputs) -> dict:
-    """Return the settings that the run's command need not name: None is the backbone's own."""
+    """Return the settings that the run's command can omit."""
     usual = asdict(with_defaults(RunConfig(inputs.recipe.backbone)))
     return usual | {
         name: value for name, value in inputs.images.recipe.items() if value is not None
@@ -447,10 +441,7 @@ def _usual(inputs: Inputs) -> dict:
 
 
 def _difference_of_the_saved(inputs: Inputs, trained: _Trained, file: Path) -> float:
-    """Return the largest difference of the saved network's probabilities, in plain Keras.
-
-    It is asked about some held-out images, spread over all of them.
-    """
+    """Return the largest difference of the saved network's probabilities on held-out images."""
     held_out = inputs.images.held_out
     places = np.linspace(0, len(held_out) - 1, min(CHECKED, len(held_out))).astype(int)
     pixels = inputs.images.pixels(inputs.recipe.size, inputs.recipe.crop)

@@ -1,22 +1,21 @@
-"""Finished runs as tables that anyone reads in a second, without images, weights or Keras.
+"""Finished runs as tables, read without images, weights or Keras.
 
 A study is a folder:
 
-    runs.csv           a row per run: what was trained, on what, scores, seconds, provenance
+    runs.csv           a row per run: settings, images, scores, seconds, provenance
     history.csv        a row per run, stage and epoch
     images.csv         a row per validation and test image: its set, split, path and label, and
-                       whether it, or a near duplicate, is also in another split (of committed
-                       studies)
-    probabilities.npz  RUN/STAGE/SPLIT: float16 (n, classes), rows as in images.csv, and
-                       RUN/STAGE/predicted: the predicted class of every test image. Of ablations
-                       the latter alone. Scores were computed before rounding.
+                       (in committed studies) whether it, or a near duplicate, is in another split
+    probabilities.npz  RUN/STAGE/SPLIT: float16 (n, classes), rows as in images.csv (not for
+                       ablations), and RUN/STAGE/predicted: the class of every test image. Scores
+                       were computed before rounding.
 
-`data/results` holds the committed studies, `data/runs` what this machine has finished: one study of
-one row per run, with its network beside it:
+`data/results` holds the committed studies, `data/runs` a study of one row for each run of this
+machine, with its network:
 
-    model.keras, model.keras.sha256   the whole network, raw RGB in, and its hash
+    model.keras, model.keras.sha256   the whole network, for raw RGB, and its hash
     probe.npz                         the linear probe: kernel and bias of its softmax layer
-    preprocess.py, config.json, classes.json   for those who use the network without this package
+    preprocess.py, config.json, classes.json   to use the network without this package
 """
 
 import json
@@ -45,7 +44,7 @@ METRICS = (
     "precision_weighted", "recall_weighted", "f1_weighted",
 )  # fmt: skip
 
-# Columns that stay text also where they look like numbers: names, and hashes such as 12e4.
+# Text columns, even where they look like numbers: names, and hashes such as 12e4.
 TEXT = ("run", "images", "content", "changes", "identity", "weights sha256", "commit", "command")
 
 AS_TEXT = {"keep_default_na": False, "na_values": [""]}  # a folder may be called "NA"
@@ -53,10 +52,10 @@ AS_TEXT = {"keep_default_na": False, "na_values": [""]}  # a folder may be calle
 
 @dataclass(frozen=True)
 class Study:
-    """The tables of one study, read when they are asked for.
+    """The tables of one study, read on demand.
 
     Attributes:
-        folder: where they are.
+        folder: their folder.
         runs: `runs.csv`, indexed by the run's name.
     """
 
@@ -71,15 +70,11 @@ class Study:
     @cached_property
     def images(self) -> pd.DataFrame:
         """A row per validation and test image."""
-        # Labels and paths are text, also where they look like numbers or like nothing.
+        # Labels and paths are text, even where they look like numbers or missing values.
         return pd.read_csv(self.folder / "images.csv", dtype=str, keep_default_na=False)
 
     def array(self, key: str) -> np.ndarray:
-        """Read one array of `probabilities.npz`.
-
-        Raises:
-            KeyError: if it is not there.
-        """
+        """Read one array of `probabilities.npz`; raises KeyError if it is missing."""
         with np.load(self.folder / "probabilities.npz", allow_pickle=False) as archive:
             return archive[key]
 
@@ -94,10 +89,10 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: a row of a study, and what the other tables say of it.
+    """One finished run: a row of a study and its entries in the other tables.
 
     Attributes:
-        study: that holds it.
+        study: its study.
         name: of the row.
     """
 
@@ -111,7 +106,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The study's folder, where the network is, if this machine has it."""
+        """The study's folder, which may hold the network."""
         return self.study.folder
 
     @cached_property
@@ -121,28 +116,28 @@ class Run:
 
     @property
     def backbone_name(self) -> str:
-        """The backbone's name as tables say it, e.g. "ResNet50"."""
+        """The backbone's name in tables, e.g. "ResNet50"."""
         return BACKBONES[self.row["backbone"]].name
 
     @property
     def weights(self) -> str:
-        """What training started from, as tables say it."""
+        """The name of the source weights in tables."""
         return self.row["weights"]
 
     @property
     def label(self) -> str:
-        """The backbone's name, and what it started from where that is makeshift."""
+        """The backbone's name, with its source weights if they are makeshift."""
         makeshift = f", {self.weights}" if self.weights in MAKESHIFT else ""
         return self.backbone_name + makeshift
 
     @cached_property
     def stages(self) -> tuple[str, ...]:
-        """The stages it has, in the order of training."""
+        """Its stages, in the order of training."""
         return tuple(s for s in STAGES if pd.notna(self.row.get(f"{s} accuracy")))
 
     @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
-        """For each stage, what `metrics.evaluate` gave on the test split."""
+        """For each stage, the test scores of `metrics.evaluate`."""
         return {s: {name: float(self.row[f"{s} {name}"]) for name in METRICS} for s in self.stages}
 
     @cached_property
@@ -201,7 +196,7 @@ class Run:
         """Per stage, the probabilities for the test split, shape (n, classes).
 
         Raises:
-            KeyError: for an ablation of a committed study, of which none are kept.
+            KeyError: for an ablation of a committed study, which stores none.
         """
         return {s: self._array(s, "test").astype(np.float32) for s in self.stages}
 
@@ -219,8 +214,7 @@ class Run:
         """Load the whole network: raw RGB (n, size, size, 3) in 0..255 to probabilities.
 
         Raises:
-            InputError: if it is missing, not the one this run has saved, or holds code (Keras'
-                safe mode; see the advisory to CVE-2025-1550).
+            InputError: if it is missing, has another hash, or contains code (CVE-2025-1550).
         """
         from fruitveg_tl.utils.backend import keras
 
@@ -235,7 +229,7 @@ class Run:
             return keras.saving.load_model(file, compile=False, safe_mode=True)
         except MemoryError:
             raise
-        except Exception as error:  # Keras raises many kinds for what it refuses or cannot read
+        except Exception as error:  # Keras raises many kinds
             if "OOM" in str(error):  # TensorFlow's
                 raise MemoryError from None
             raise InputError(f"{file}: refused ({first_line(error)}); {again}") from None
@@ -267,7 +261,7 @@ def load_study(name: str) -> Study:
 
 
 def read_study(folder: Path) -> Study:
-    """Read the study in a folder, once for as long as its table stays the same.
+    """Read the study in a folder; cached until its table changes.
 
     Raises:
         InputError: if its files are damaged or of another version.
@@ -296,7 +290,7 @@ def _read_study(folder: Path, changed: int) -> Study:
 
 
 def own_runs() -> list[Run]:
-    """Return the runs that this machine has finished, each once; note what cannot be read."""
+    """Return the finished runs of this machine, each once; warn of unreadable ones."""
     found: dict[str, Run] = {}
     folders = [file.parent for file in PATHS.runs.glob("*/runs.csv")]
     for folder in sorted(folders, key=lambda x: (len(x.name), x.name)):
@@ -306,7 +300,7 @@ def own_runs() -> list[Run]:
                     name = f"{printable(folder)}: its backbone, {run.row['backbone']},"
                     note(f"WARNING: {name} is not registered (models/backbones.py); passed over")
                     continue
-                # Of a copy, the seconds are the same too.
+                # A copy has the same seconds, too.
                 first = found.setdefault(run.row.to_json(), run)
                 if first.folder != folder:
                     place = printable(first.folder)
@@ -323,18 +317,18 @@ def committed_runs() -> list[Run]:
 
 
 def find(identity: str) -> Run | None:
-    """Return the finished run of this machine with this identity."""
+    """Return this machine's finished run with this identity, or None."""
     for file in sorted(PATHS.runs.glob(f"*-{identity}/runs.csv")):
         return next(iter(read_study(file.parent)))
     return None
 
 
 def matching(runs: Iterable[Run], config: RunConfig, labels: float | None = None) -> dict[int, Run]:
-    """Return by seed the runs that were trained as asked, whatever machine they come from.
+    """Return by seed the runs with these settings.
 
     Args:
-        runs: to choose from, on the same images, from the same weights.
-        config: with the backbone's own settings filled in; its seed does not count.
+        runs: candidates on the same images, from the same weights.
+        config: with the backbone's defaults filled in; its seed is ignored.
         labels: number of training images per class; None for all.
     """
     wanted = {**config.to_dict(), "seed": None}
@@ -347,7 +341,7 @@ def matching(runs: Iterable[Run], config: RunConfig, labels: float | None = None
 
 
 def to_publish() -> dict[str, list[Run]]:
-    """Return, by the name of a committed study, the runs of this machine on the same images."""
+    """Return by committed study the runs of this machine on the same images."""
     contents = {run.row["content"]: run.folder.name for run in committed_runs()}
     found: dict[str, list[Run]] = {}
     for run in own_runs():
@@ -357,15 +351,15 @@ def to_publish() -> dict[str, list[Run]]:
 
 
 def publish(name: str, runs: Iterable[Run]) -> None:
-    """Put runs of this machine into a committed study; each replaces one that was trained alike.
+    """Add runs of this machine to a committed study; each replaces a run with the same settings.
 
     Args:
         name: of the study.
-        runs: on images that it has.
+        runs: on images of the study.
 
     Raises:
-        InputError: if a run started from makeshift weights, or its images have other paths than
-            those of the study; nothing is written then.
+        InputError: if a run started from bundled weights, or the paths of its images differ from
+            the study's; then nothing is written.
     """
     study = load_study(name)
     table, history, arrays = study.runs, study.history, study.arrays()
@@ -394,7 +388,7 @@ def publish(name: str, runs: Iterable[Run]) -> None:
 
 
 def _places(run: Run, other: Run, split: str) -> np.ndarray:
-    """Return where each image of a split of another run is in this one's, -1 for nowhere."""
+    """Return the position in `run`'s split of each image of the other run's, -1 if missing."""
     return pd.Index(run.shown(split)["path"]).get_indexer(other.shown(split)["path"])
 
 
@@ -415,12 +409,12 @@ def save_tables(
     ):
         np.savez_compressed(for_probabilities, **probabilities)
         for file, table in ((for_runs, runs), (for_history, history), (for_images, images)):
-            # In quotes a name may hold a line break, of either kind.
+            # A quoted name may contain line breaks.
             table.to_csv(file, index=False, quoting=QUOTE_NONNUMERIC)
 
 
 def slug(stage: str) -> str:
-    """Return a stage's name as it stands in file names, e.g. "linear-probe"."""
+    """Return a stage's name for file names, e.g. "linear-probe"."""
     return stage.replace(" ", "-")
 
 
@@ -429,9 +423,9 @@ def by_stage(runs: Iterable[Run]) -> pd.DataFrame:
 
     Returns:
         dataset (name), content (SHA-256 of the images and labels), model, stage, weights (source),
-        size in pixels, seed, run, every metric, parameters (trained in that stage), seconds (of
-        training up to that stage's end, the frozen part included), ablation (those in use, in
-        words; mostly none), settings (as JSON, without the seed).
+        size in pixels, seed, run, every metric, parameters (trained in that stage), seconds (up to
+        the end of that stage, including the frozen part), ablation (in words), settings (as JSON,
+        without the seed).
     """
     rows = []
     for run in runs:

@@ -9,7 +9,6 @@ from PIL import Image
 
 from fruitveg_tl import cli, config
 from fruitveg_tl.config import PATHS, PROFILES, RunConfig, Selection, divided, recipe
-from fruitveg_tl.options import parser
 
 QUICK = ["--size", "32", "--views", "0", "--probe-epochs", "1", "--finetune-epochs", "1"]
 
@@ -162,7 +161,7 @@ def test_the_command_of_a_run_asks_for_that_run(dataset, change):
     asked = asdict(selection) | asdict(run)
     program, *words = shlex.split(config.command(asked, recipe(dataset)))
     assert program == "python" and words[:2] == ["-m", "fruitveg_tl"]
-    assert cli.asked_for(parser().parse_args(words[2:])) == (selection, [run])
+    assert cli.asked_for(cli.parser().parse_args(words[2:])) == (selection, [run])
 
 
 def test_an_ablation_is_an_option_of_its_own(main, images):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import load_run
 
-from fruitveg_tl import cli, export, options
+from fruitveg_tl import cli, export
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -50,4 +50,4 @@ def test_a_folder_that_is_there_is_left_alone(finished, tmp_path):
 
 
 def test_the_command_line_knows_the_formats():
-    assert tuple(export.FORMATS) == options.EXPORT_FORMATS
+    assert tuple(export.FORMATS) == cli.EXPORT_FORMATS

@@ -12,7 +12,7 @@ LAYERS = (
     {"evaluation"},
     {"run"},
     {"predict", "export", "grid", "reporting"},
-    {"cli", "options"},
+    {"cli"},
     {"__main__"},
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -1,1 +1,1 @@
-"""Images in: from a folder, a public dataset or a generator to one index and one array."""
+"""Data sets: a folder, a public data set or a generator becomes one index and one array."""

@@ -1,4 +1,4 @@
-"""What is wrong with a set of images before any network sees it."""
+"""Audit of a data set: duplicates, leaks, doubtful labels and image quality."""
 
 import imagehash
 import numpy as np
@@ -11,23 +11,23 @@ from fruitveg_tl.config import RESPLIT, SPLITS
 from fruitveg_tl.data.dataset import Images
 
 HASH_BITS = 64
-NEAR = 4  # bits of 64; what differs by more is, in what was looked at, another image
+NEAR = 4  # bits of 64; of the pairs inspected, those that differ by more show different images
 
 
 def duplicates(dataset: Images, pixels: np.ndarray) -> pd.DataFrame:
-    """Find images that the set holds twice.
+    """Find exact and near duplicates.
 
-    Exact: the same bytes (SHA-256). Near: perceptual hashes (pHash by ImageHash: the signs of the
-    64 lowest cosine frequencies of the grey image) that differ in at most `NEAR` bits, which
-    survives scaling, recompression and a change of light. A near pair need not be one image: look.
+    Exact duplicates have the same bytes (SHA-256). The perceptual hashes (ImageHash's pHash, 64
+    bits) of near duplicates differ in at most `NEAR` bits: pHash tolerates scaling, recompression
+    and changes of light. A near pair may show two different images.
 
     Args:
         dataset: the images.
         pixels: `dataset.pixels(size)`, at least 32 pixels wide.
 
     Returns:
-        one row per pair: first and second (rows of the index, first < second), bits (by which
-        the hashes differ), exact, first_split, second_split, same_label; closest first.
+        one row per pair, closest first: first and second (rows of the index, first < second),
+        bits (in which the hashes differ), exact, first_split, second_split, same_label.
     """
     hashes = np.stack([imagehash.phash(Image.fromarray(p)).hash.ravel() for p in pixels])
     # Slightly above NEAR: the distance is a fraction of the bits, computed in floating point.
@@ -70,7 +70,7 @@ def leaked_test_rows(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def summary(dataset: Images, pairs: pd.DataFrame) -> pd.Series:
-    """Count what a set holds, and what of it is there twice.
+    """Count a data set's classes, images and duplicates.
 
     Args:
         dataset: the images as published.
@@ -95,16 +95,16 @@ def summary(dataset: Images, pairs: pd.DataFrame) -> pd.Series:
 
 
 def _under_two_labels(index: pd.DataFrame) -> pd.Series:
-    """Return the labels of every content that has more than one."""
+    """Return the labels of each content hash that has more than one."""
     labels = index.groupby("sha256")["label"].unique()
     return labels[labels.map(len) > 1]
 
 
 def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
-    """Return the group of every image: two belong to one if a chain of pairs joins them.
+    """Return each image's group: the connected components of the graph of duplicates.
 
     Args:
-        pairs: from `duplicates`: the edges of a graph whose connected components are the groups.
+        pairs: from `duplicates`, the edges of the graph.
         count: number of images.
     """
     edges = sparse.coo_array(
@@ -115,11 +115,7 @@ def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
 
 
 def exact_leaks(dataset: Images) -> str | None:
-    """Say in one line which images are in two splits, byte for byte, or have two labels.
-
-    Returns:
-        the line, with counts; None if there are none.
-    """
+    """Describe in one line the exact duplicates across splits or labels; None if there are none."""
     images = dataset.index[["split", "label", "sha256"]]
     elsewhere = images[images["split"].isin(("train", "val"))]
     tested = images[images["split"] == "test"]
@@ -138,7 +134,7 @@ def exact_leaks(dataset: Images) -> str | None:
 
 
 def few_test_images(dataset: Images) -> str | None:
-    """Say in one line which classes have one or two test images; None if none has."""
+    """Name in one line the classes with one or two test images; None if there are none."""
     counts = dataset.index.loc[dataset.rows("test"), "label"].value_counts()
     few = sorted(counts.index[counts < 3])
     if not few:
@@ -151,7 +147,7 @@ def few_test_images(dataset: Images) -> str | None:
 
 
 def quality(pixels: np.ndarray) -> pd.DataFrame:
-    """Measure each image, in the order of the index.
+    """Measure the quality of each image.
 
     Args:
         pixels: uint8 (n, size, size, 3).

@@ -4,25 +4,24 @@ import math
 
 from fruitveg_tl.utils.backend import keras
 
-# Ranges that numbers are drawn from; caches of augmented images are named by them.
+# Ranges of the random parameters; cache names depend on them.
 RANGES = {
     "turn": (-0.1, 0.1),  # of a full turn
     "shift": (-0.15, 0.15),  # of the side, across and down
-    "zoom": (0.5, 1.15),  # how much of the side is seen; its logarithm is drawn
+    "zoom": (0.5, 1.15),  # visible fraction of the side; drawn log-uniformly
     "brightness": (-0.2, 0.2),  # added, of the range
     "contrast": (0.7, 1.3),  # about the mean of the image
-    "saturation": (2 / 3, 3 / 2),  # its logarithm is drawn
+    "saturation": (2 / 3, 3 / 2),  # drawn log-uniformly
     "hue": (-0.015, 0.015),  # of the colour circle: a lime is not a lemon
 }
-LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to brightness (ITU-R BT.601)
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness (ITU-R BT.601)
 
 
 def augmenter(seed: int) -> keras.layers.Layer:
     """Return the study's augmentation; call it with `training=True`.
 
-    Horizontal flip, rotation, shift, zoom (mostly in), brightness, contrast, saturation and a
-    little hue: what changes between images of the same fruit in two shops. No vertical flip:
-    light comes from above.
+    Horizontal flip, rotation, shift, zoom (mostly in), brightness, contrast, saturation and
+    slight hue changes. No vertical flip: light comes from above.
 
     Args:
         seed: the same seed gives the same transformations for the same sequence of batches.
@@ -34,10 +33,9 @@ def augmenter(seed: int) -> keras.layers.Layer:
 
 
 class _Augmentation(keras.layers.Layer):
-    """One affine transform and one matrix of colours for each image.
+    """One affine transform and one colour matrix per image.
 
-    Keras has a layer for each change, and each computes the image anew: a row of them takes four
-    times as long, and blurs by resampling three times.
+    A chain of Keras layers takes four times as long, and blurs by resampling three times.
     """
 
     def __init__(self, seed: int):
@@ -49,14 +47,14 @@ class _Augmentation(keras.layers.Layer):
         return self._recoloured(self._moved(images)) if training else images
 
     def _moved(self, images):
-        """Turn, shift, scale and mirror each image about its centre."""
+        """Rotate, shift, scale and mirror each image about its centre."""
         ops = keras.ops
         side = ops.cast(ops.shape(images)[1], "float32")
         angle = 2 * math.pi * self._drawn(images, "turn")
         scale = self._drawn(images, "zoom", log=True)
         mirror = ops.sign(keras.random.uniform(ops.shape(angle), -1, 1, seed=self.seed))
         across, down = (side * self._drawn(images, "shift") for _ in range(2))
-        # Each place (x, y) of the result is read at (a x + b y + c, d x + e y + f).
+        # The result at (x, y) is the image at (a x + b y + c, d x + e y + f).
         a, b = scale * ops.cos(angle) * mirror, -scale * ops.sin(angle)
         d, e = scale * ops.sin(angle) * mirror, scale * ops.cos(angle)
         centre, none = (side - 1) / 2, ops.zeros_like(a)
@@ -82,7 +80,7 @@ class _Augmentation(keras.layers.Layer):
         return ops.reshape(ops.clip(changed, 0, 255), ops.shape(images))
 
     def _drawn(self, images, name: str, log: bool = False):
-        """Draw a number of `RANGES` for each image, or one whose logarithm is drawn."""
+        """Draw a number from its range for each image, uniformly or log-uniformly."""
         low, high = map(math.log, RANGES[name]) if log else RANGES[name]
         shape = (keras.ops.shape(images)[0],)
         number = keras.random.uniform(shape, low, high, seed=self.seed)
@@ -90,7 +88,7 @@ class _Augmentation(keras.layers.Layer):
 
 
 def _hue_rotation(angle):
-    """Return matrices (n, 3, 3) that turn colours about the axis of the greys (Rodrigues 1840)."""
+    """Return matrices (n, 3, 3) that rotate colours about the grey axis (Rodrigues 1840)."""
     ops = keras.ops
     cos, sin = ops.cos(angle), ops.sin(angle) / math.sqrt(3)
     rest = (1 - cos) / 3

@@ -1,7 +1,7 @@
-"""One set of images: a table in a fixed order with sizes and hashes, and one hash for all.
+"""A data set: a table of its images in a fixed order, with sizes and hashes.
 
-An image is known by its row in that table everywhere. Other splits, fewer labels and leaks left out
-are other `Images` with the same rows, so that they share decoded pixels and frozen activations.
+The package identifies an image by its row. `Images` that differ only in their splits have the same
+rows, so they share decoded pixels and frozen activations.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import sha256_file
 
 Item = tuple[Path, str, str]  # file, label, split
-UNUSED = ""  # the split of an image that takes no part
+UNUSED = ""  # the split of an unused image
 
 
 @dataclass(frozen=True)
 class Images:
-    """One set of images, split.
+    """A data set with splits.
 
     Attributes:
         name: e.g. "grocery-coarse".
-        root: the folder that the paths of the index start from.
+        root: the folder to which the paths of the index are relative.
         index: one row per image: path (relative, with "/"), label, split (or `UNUSED`), width,
             height, mode, sha256.
-        classes: all labels in use, sorted: position in this tuple is the class index everywhere.
-        asked: the fields of `config.Selection` that lead to these images again.
-        recipe: the settings that go with them, see `config.recipe`.
+        classes: all labels in use, sorted; the class index is the position in this tuple.
+        asked: the fields of `config.Selection` that select these images.
+        recipe: their default settings, see `config.recipe`.
         viewed: rows whose augmented views are stored; None for the training images.
     """
 
@@ -48,12 +48,12 @@ class Images:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over content, label and split of the images in use; free of paths and order."""
+        """SHA-256 over content, label and split of the images in use, whatever their paths."""
         return _digest(self.index)
 
     @cached_property
     def content(self) -> str:
-        """The digest of the set with all its training images, where this is a subsample."""
+        """The digest of the set with all its training images, also for a subsample."""
         if self.viewed is None:
             return self.digest
         split = self.index["split"].to_numpy(str).copy()
@@ -62,26 +62,26 @@ class Images:
 
     @cached_property
     def order(self) -> str:
-        """SHA-256 over the images' contents in the order of the rows, which file names decide."""
+        """SHA-256 over the images' contents in row order, which depends on file names."""
         return hashlib.sha256("".join(self.index["sha256"]).encode()).hexdigest()
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """Class index of every image, shape (n,), int64; of no meaning where it is not in use."""
+        """Class index of every image, shape (n,), int64; meaningless for unused images."""
         return np.searchsorted(np.array(self.classes), self.index["label"].to_numpy(str))
 
     def rows(self, split: str) -> np.ndarray:
-        """Positions of a split's images in the index, rising."""
+        """Rows of a split's images, ascending."""
         return np.flatnonzero(self.index["split"] == split)
 
     @property
     def held_out(self) -> np.ndarray:
-        """Rows of the validation and test images, rising."""
+        """Rows of the validation and test images, ascending."""
         return np.sort(np.concatenate([self.rows("val"), self.rows("test")]))
 
     @property
     def viewed_rows(self) -> np.ndarray:
-        """Rows of the images whose augmented views are stored, rising."""
+        """Rows of the images whose augmented views are stored, ascending."""
         return self.rows("train") if self.viewed is None else self.viewed
 
     @property
@@ -103,7 +103,7 @@ class Images:
         Args:
             split: of every row: train, val, test or `UNUSED`.
             name: of the new set.
-            asked: further fields of `config.Selection` that lead to it; none if nothing does.
+            asked: further fields of `config.Selection` that select it, if any do.
         """
         index = self.index.assign(split=np.asarray(split, str))
         classes = tuple(sorted(set(index.loc[index["split"] != UNUSED, "label"])))
@@ -128,16 +128,16 @@ class Images:
         return replace(fewer, viewed=train)
 
     def pixels_key(self, size: int, crop: float = 1.0) -> str:
-        """Name of the decoded array: what its content depends on, in the order of the rows."""
+        """Name of the decoded array, which identifies its content."""
         cropped = f"-crop{crop:g}" if crop < 1 else ""
         return f"{size}px{cropped}-{self.order[:16]}"
 
     def pixels_file(self, size: int, crop: float = 1.0) -> Path:
-        """Where the decoded array lies, once there is one."""
+        """File of the decoded array."""
         return PATHS.cache / "pixels" / f"{self.pixels_key(size, crop)}.npy"
 
     def pixels(self, size: int, crop: float = 1.0) -> np.ndarray:
-        """Decode (once) and map all images: uint8 (n, size, size, 3) in index order."""
+        """Return all images as a memory map, uint8 (n, size, size, 3); decode them only once."""
         paths = [self.root / path for path in self.index["path"]]
         return pixel_array(paths, size, self.pixels_file(size, crop), crop)
 
@@ -149,16 +149,16 @@ def _digest(index: pd.DataFrame) -> str:
 
 
 def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) -> Images:
-    """Read the header and the hash of every image and bring them into one table.
+    """Index images: read the header and the hash of each.
 
     Args:
-        name: of the set.
-        root: the folder that all images lie below.
+        name: of the data set.
+        root: the folder that contains all images.
         images: in any order.
         required: the splits in which every class must have an image.
 
     Raises:
-        InputError: naming each file or class that cannot be used.
+        InputError: if a file or class cannot be used; names each.
     """
     if not images:
         raise InputError(f"{root}: no images found; see README, «Use your own images»")
@@ -196,5 +196,5 @@ def _check_classes(
             names = "" if len(empty) == 1 else f" ({', '.join(empty)})"
             raise InputError(
                 f"{printable(root)}: {which} no images in {split}{names}; add some there, remove "
-                f"the class from the other splits, or deal all images anew with {RESPLIT}"
+                f"the class from the other splits, or create new splits with {RESPLIT}"
             )

@@ -15,7 +15,7 @@ from fruitveg_tl.data.images import IMAGE_SUFFIXES
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import MARK
 
-# The Kaggle set says "validation"; others say "val", "Training" or "seg_train".
+# The Kaggle set uses "validation"; others use "val", "Training" or "seg_train".
 SPLIT_WORDS = {
     folder: split
     for split, folders in {
@@ -27,12 +27,12 @@ SPLIT_WORDS = {
 }
 # "test" in "Test_images" and in "testset2".
 WORD = re.compile(rf"({'|'.join(SPLIT_WORDS)})(?:set|data|images?|photos?|split)?")
-# Left by operating systems, archives and storage servers, besides all names with a dot in front.
+# Files of operating systems, archives and storage servers, in addition to dotfiles.
 JUNK = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "zbthumbnail.info",
      "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
 )  # fmt: skip
-JUNK_ENDINGS = (":zone.identifier", ".xmp", ".aae", ".lnk")  # of a file beside an image
+JUNK_ENDINGS = (":zone.identifier", ".xmp", ".aae", ".lnk")  # of an image's sidecar file
 
 
 def from_folders(root: Path, partial: bool = False) -> Iterator[Item]:
@@ -40,14 +40,13 @@ def from_folders(root: Path, partial: bool = False) -> Iterator[Item]:
 
     Args:
         root: holds train, validation and test folders of class folders, or class folders alone
-            (then split 70/10/20, stratified and seeded). Other common names of the splits are
-            recognised, in any case, also as one of several words. Hidden files, and what systems
-            leave behind (`JUNK`), are passed over; see `passed_over`.
-        partial: accept missing splits, because the images get new ones, and empty classes.
+            (then split 70/10/20, stratified and seeded). Other common split names are recognised,
+            in upper or lower case. Hidden and system files (`JUNK`) are skipped.
+        partial: accept missing splits and empty classes.
 
     Raises:
-        InputError: if the folder, one of the splits or all images of a class are missing, there are
-            too few to split, or it is not clear what a folder or an image is.
+        InputError: if the folder, a split or all images of a class are missing, there are too few
+            images to split, or a folder or image is ambiguous.
     """
     if not root.is_dir():
         raise InputError(f"{printable(root)}: no such folder; correct --data or FRUITVEG_DATA")
@@ -92,7 +91,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     for folder in folders:
         if split := _split_of(folder):
             named.setdefault(split, []).append(folder)
-    # A class may be called "Test"; one of two splits at least is train.
+    # A lone folder "Test" may be a class.
     if "train" not in named and len(named) < 2:
         return {}
     for same in named.values():
@@ -110,9 +109,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _split_of(folder: Path) -> str | None:
-    """Return the split that a folder's name stands for; None if for none, or for several.
+    """Return the split that a folder's name denotes; None if it denotes none or several.
 
-    A name of several words counts only if the folder holds folders: "train station" is a class.
+    A name of several words counts only if the folder has subfolders: "train station" is a class.
     """
     if split := SPLIT_WORDS.get(folder.name.lower()):
         return split
@@ -122,7 +121,7 @@ def _split_of(folder: Path) -> str | None:
 
 
 def _refuse_data_sets(folder: Path) -> None:
-    """Refuse folders of splits where a class folder is expected, at any depth."""
+    """Refuse split folders inside a class folder, at any depth."""
     if _split_folders(folder):
         raise InputError(
             f"{printable(folder)}: it holds split folders, so it is a data set, not a class; "
@@ -151,7 +150,7 @@ def _stratified(root: Path, images: list[tuple[Path, str]]) -> Iterator[Item]:
     except ValueError as error:
         raise InputError(
             f"{printable(root)}: too few images to split 70/10/20 ({error}); {RESPLIT} "
-            "deals smaller classes too"
+            "handles smaller classes too"
         ) from None
     for split, rows in zip(SPLITS, (train, val, test), strict=True):
         for row in rows:
@@ -172,12 +171,12 @@ def _labelled(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _label(class_folder: Path) -> str:
-    # One name has two spellings in Unicode, and systems differ in which they give.
+    # Unicode encodes one name in two ways, and file systems differ in which they use.
     return unicodedata.normalize("NFC", class_folder.name)
 
 
 def passed_over(folder: Path) -> str | None:
-    """Say in one line how many files and folders are no images of the user's; None if none is."""
+    """Count in one line the system files that are skipped; None if there are none."""
     names = []
     for _, folders, files in os.walk(folder):
         names += [name for name in (*folders, *files) if _is_junk(name) and name != MARK]
@@ -189,19 +188,19 @@ def passed_over(folder: Path) -> str | None:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return all files that are called like images, at any depth, without what is hidden."""
+    """Return all visible files with an image suffix, at any depth."""
     return [path for path in _files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        # A link that leads nowhere is no folder either, and is named when it is read.
+        # A broken link is not a folder either; reading it reports the error.
         if not path.is_dir() and not any(map(_is_junk, path.relative_to(folder).parts)):
             yield path
 
 
 def _refuse_images(folder: Path) -> None:
-    """Refuse images where class folders or splits are expected: of what class are they?"""
+    """Refuse images where class folders or splits are expected: their class is unknown."""
     images = [
         path
         for path in sorted(folder.iterdir())
@@ -209,7 +208,7 @@ def _refuse_images(folder: Path) -> None:
     ]
     if images and not _folders(folder):
         raise InputError(
-            f"{printable(folder)}: it holds images, no class folders; give the folder above"
+            f"{printable(folder)}: it holds images but no class folders; give the folder above"
         )
     if images:
         raise InputError(
@@ -219,7 +218,7 @@ def _refuse_images(folder: Path) -> None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:  # tells folders from files without asking for each
+    with os.scandir(folder) as entries:  # needs no stat call per entry
         return sorted(Path(x.path) for x in entries if x.is_dir() and not _is_junk(x.name))
 
 

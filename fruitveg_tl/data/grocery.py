@@ -1,4 +1,4 @@
-"""The Grocery Store Dataset (Klasson et al., WACV 2019): its source, layout, published figures."""
+"""The Grocery Store Dataset (Klasson et al., WACV 2019): source, layout, published results."""
 
 import csv
 import hashlib
@@ -16,16 +16,16 @@ from fruitveg_tl.utils.errors import InputError, first_line
 from fruitveg_tl.utils.storage import exclusive, new_folder, sha256_file
 
 GROCERY_URL = "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs/heads/master.zip"
-# GitHub builds archives on demand and promises no stable bytes for them, so the pin is on the
-# content: every fruit and vegetable image, the split files and the class table.
+# GitHub does not guarantee stable archive bytes, so the hash covers the content: every fruit and
+# vegetable image, the split files and the class table.
 GROCERY_SHA256 = "f374e86710251b1da4c1d542be92df2b42e8aeebf129a8a49a51378b963fcd0f"
 GROCERY_FOLDERS = ("Fruit", "Vegetables")
 CLASS_TABLE = "classes.csv"
 TIMEOUT = 20  # seconds without a byte before a server counts as silent
 UNPACKED_LIMIT = 2**30  # bytes; the true archive unpacks to less than a fifth
 
-# Coarse classes of grocery that have a class of ImageNet-1k to themselves, or a kind of theirs has
-# (Granny Smith, head cabbage, bell pepper).
+# Coarse classes of grocery that ImageNet-1k has too, or a variety of them (Granny Smith, head
+# cabbage, bell pepper).
 IN_IMAGENET = (
     "Apple", "Banana", "Cabbage", "Cucumber", "Lemon", "Mushroom", "Orange", "Pepper",
     "Pineapple", "Pomegranate", "Zucchini",
@@ -33,16 +33,16 @@ IN_IMAGENET = (
 
 
 def fetch(target: Path) -> Path:
-    """Fetch the fruit and vegetables of the Grocery Store Dataset (Klasson et al., WACV 2019).
+    """Download the fruit and vegetables of the Grocery Store Dataset.
 
     Args:
-        target: folder to unpack into; if it exists, nothing is fetched.
+        target: folder to unpack into; if it exists, nothing is downloaded.
 
     Returns:
         `target`, with the upstream layout below `dataset/`.
 
     Raises:
-        InputError: if GitHub cannot be reached or the content is not what this study pins.
+        InputError: if GitHub cannot be reached or the content has another hash.
     """
     if target.exists():
         return target
@@ -59,7 +59,7 @@ def _fetch_grocery(target: Path) -> Path:
             _unpack(archive, temporary)
             if (content := content_sha256(temporary / "dataset")) != GROCERY_SHA256:
                 raise ValueError(f"its content has SHA-256 {content}, not {GROCERY_SHA256}")
-    except Exception as error:  # pooch passes on requests', the system's and zipfile's errors
+    except Exception as error:  # requests, the system and zipfile raise their own kinds
         archive.unlink(missing_ok=True)
         raise InputError(
             f"grocery: the download of {GROCERY_URL} failed ({first_line(error)}); try again, "
@@ -83,7 +83,7 @@ def _unpack(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         _refuse_hostile(file.infolist())
         for member in file.infolist():
-            # GitHub puts everything below one folder named after the branch.
+            # GitHub archives have one top folder, named after the branch.
             parts = Path(member.filename).parts[1:]
             wanted = len(parts) == 2 or (len(parts) > 3 and parts[2] in GROCERY_FOLDERS)
             if parts[:1] == ("dataset",) and wanted and not member.is_dir():
@@ -102,20 +102,20 @@ def _refuse_hostile(members: list[zipfile.ZipInfo]) -> None:
 
 
 def upstream_root(folder: Path) -> Path:
-    """Return the folder of a copy that holds the class table: its own `dataset/`, or itself."""
+    """Return the folder of a copy that holds the class table: its `dataset/`, or itself."""
     return folder / "dataset" if (folder / "dataset").is_dir() else folder
 
 
 def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Iterator[Item]:
-    """Yield the images that the set's own split files list.
+    """Yield the images listed in the data set's split files.
 
     Args:
         root: the folder with classes.csv and the split files.
         label_level: "coarse" or "fine".
-        categories: of Fruit, Vegetables and Packages, those to keep.
+        categories: those of Fruit, Vegetables and Packages to keep.
 
     Raises:
-        InputError: if this is not that folder.
+        InputError: if `root` has no class table.
     """
     if not (root / CLASS_TABLE).is_file():
         raise InputError(
@@ -126,7 +126,7 @@ def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Ite
         rows = list(csv.reader(file))[1:]
     names = {int(number): {"fine": fine, "coarse": coarse} for fine, number, coarse, *_ in rows}
     for split in SPLITS:
-        # An editor may have left a mark at the front, or a blank line at the end.
+        # An editor may have added a byte order mark or a blank line.
         lines = (root / f"{split}.txt").read_text(encoding="utf-8-sig").splitlines()
         for line in filter(str.strip, lines):
             path, fine, _ = (field.strip() for field in line.split(","))
@@ -135,14 +135,14 @@ def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Ite
 
 
 def class_hierarchy(images: pd.DataFrame) -> pd.DataFrame:
-    """Return what the classes of grocery belong to, narrow groups first.
+    """Return the groups of each class of grocery, narrow groups first.
 
     Args:
         images: path, in upstream's layout, and label of at least one image of each class.
 
     Returns:
-        one row per class, sorted: fruit (e.g. Apple, also of a vegetable) and category (Fruit,
-        Vegetables or Packages), from the folders of the images.
+        one row per class, sorted: fruit (the folder, e.g. Apple or Cabbage) and category (Fruit,
+        Vegetables or Packages).
     """
     folders = images["path"].str.split("/", expand=True)
     hierarchy = pd.DataFrame(
@@ -158,7 +158,7 @@ def published() -> pd.DataFrame:
     github.com/arvention/grocery-store-product-classification lists them.
 
     Returns:
-        source, network, fine and coarse (accuracies, 81 and 43 classes; NaN where none is given),
+        source, network, fine and coarse (accuracies on 81 and 43 classes; NaN if unpublished),
         protocol.
     """
     return pd.read_csv(Path(__file__).with_name("published.csv"))

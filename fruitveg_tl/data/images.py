@@ -14,9 +14,9 @@ from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import new_array, new_file, own_folder
 
-# What cameras and web pages give. An animation is several images, so no GIF.
+# Formats of cameras and web pages. No GIF: it may be an animation.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
-# What image files are called, also those of kinds that are refused.
+# Suffixes of image files, refused formats included.
 IMAGE_SUFFIXES = frozenset(
     suffix
     for suffix, kind in Image.registered_extensions().items()
@@ -31,14 +31,13 @@ def check_header(path: Path) -> tuple[int, int, str]:
     """Return (width, height, mode) of an image file without decoding its pixels.
 
     Raises:
-        InputError: if the file is missing, empty, not an image, too large to be an image
-            (Pillow's limit, 179 million pixels), an animation, of another kind than `FORMATS`, or
-            of a depth that `preprocess.check_depth` refuses.
+        InputError: if the file is missing, empty, not an image in `FORMATS`, an animation, larger
+            than 179 million pixels, or of a depth that `preprocess.check_depth` refuses.
     """
     with _named(path), Image.open(path) as image:
         if image.format not in FORMATS:
             raise _Refused(f"its content is {image.format}, not an image in {', '.join(FORMATS)}")
-        # A camera's MPO holds several views of one moment, of which the first is the image.
+        # An MPO holds several views of one scene; the first is the image.
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise _Refused("it holds several images")
         try:
@@ -49,18 +48,15 @@ def check_header(path: Path) -> tuple[int, int, str]:
 
 
 def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
-    """Decode one image to a square of RGB pixels, see `preprocess.load_image`.
+    """Decode one image to uint8 RGB (size, size, 3), see `preprocess.load_image`.
 
     Args:
         path: the image file.
         size: side of the result in pixels.
-        crop: fraction of the shorter side that the square shows.
-
-    Returns:
-        uint8 array of shape (size, size, 3), RGB, 0 to 255.
+        crop: fraction of the shorter side to keep.
 
     Raises:
-        InputError: if `check_header` refuses the file, or it cannot be decoded to its last pixel.
+        InputError: if `check_header` refuses the file, or its pixels cannot be decoded.
     """
     check_header(path)
     with _named(path):
@@ -68,12 +64,12 @@ def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
 
 
 class _Refused(ValueError):
-    """Says what an image is that is sound, and of no kind that is taken."""
+    """An intact image of an unsupported kind."""
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with an image file into one line with its name and the way out."""
+    """Turn every error of an image file into one line with its name and a remedy."""
     fix, convert = "replace or delete it", "save it as JPEG or PNG with 8 bits a channel"
     try:
         if path.stat().st_size == 0:
@@ -92,7 +88,7 @@ def _named(path: Path) -> Iterator[None]:
             f"{printable(path)}: over {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; scale "
             "it down, then run again"
         ) from None
-    except Exception as error:  # Pillow's readers raise nearly anything for damaged content
+    except Exception as error:  # Pillow raises many kinds for damaged content
         text = first_line(error)
         if isinstance(error, OSError) and error.errno:  # the system's: of the file, not its content
             problem = f"cannot be opened ({error.strerror}); correct that"
@@ -104,7 +100,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _kind_by_its_first_bytes(path: Path) -> str | None:
-    """Name what Pillow could not open, if it is an image all the same."""
+    """Name the format of an image that Pillow cannot open; None if it is not an image."""
     with path.open("rb") as file:
         start = file.read(12)
     if start[4:8] == b"ftyp":
@@ -116,10 +112,10 @@ def _kind_by_its_first_bytes(path: Path) -> str | None:
 
 
 def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -> list[T]:
-    """Apply `function` to every path on a few threads, with a progress bar, keeping the order.
+    """Apply `function` to every path in `WORKERS` threads, with a progress bar, in order.
 
     Raises:
-        InputError: with the lines of all files that failed (the first 20), not just the first.
+        InputError: if any file fails; one line for each of the first 20.
     """
     problems = []
 
@@ -139,20 +135,19 @@ def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -
 
 
 def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0) -> np.ndarray:
-    """Return all images as one memory-mapped array, decoding them on the first call.
+    """Return all images as one memory-mapped array; decode them on the first call.
 
     Args:
         paths: the images, in the order of the index.
         size: side of every square in pixels.
-        file: where the array lives; its name must identify the images, `size` and
-            `crop`.
+        file: the array's file; its name must identify the images, `size` and `crop`.
         crop: see `decode`.
 
     Returns:
         read-only uint8 array of shape (len(paths), size, size, 3), RGB.
 
     Raises:
-        InputError: naming every file that cannot be decoded; nothing is left on disk then.
+        InputError: if a file cannot be decoded; then no array is stored.
     """
     if not file.exists():
         own_folder(file.parent)
@@ -162,7 +157,7 @@ def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0)
 
 
 def _decode_all(paths: Sequence[Path], size: int, file: Path, crop: float) -> None:
-    # A function of its own: Windows renames no file that is still mapped.
+    # A separate function: Windows cannot rename a file that is still mapped.
     pixels = new_array(file, np.uint8, (len(paths), size, size, 3))
     rows = {path: row for row, path in enumerate(paths)}
 

@@ -11,7 +11,7 @@ KAGGLE_HANDLE = "kritikseth/fruit-and-vegetable-image-recognition"
 
 IMAGES = {"train": 3115, "val": 351, "test": 359}  # of the whole set
 
-# What public notebooks on the set tell of their test split, as the brief of this study lists it.
+# Test accuracies of public notebooks on the set, from the brief of this study.
 PUBLIC = pd.DataFrame(
     {
         "network": ["MobileNetV2", "ResNet50", "ResNet50, duplicates removed"],
@@ -19,8 +19,8 @@ PUBLIC = pd.DataFrame(
     }
 )
 
-# Class of the Kaggle set (fruits-veges): coarse class of grocery. Limes, leeks and others stand in
-# one set alone; "sweetpotato" is no Potato, and "chilli pepper" no Pepper of grocery's.
+# Class of the Kaggle set (fruits-veges) to coarse class of grocery. Limes, leeks and others appear
+# in only one of them; "sweetpotato" is not Potato, and "chilli pepper" is not grocery's Pepper.
 FRUITS_VEGES_TO_GROCERY = {
     "apple": "Apple",
     "banana": "Banana",
@@ -47,17 +47,17 @@ FRUITS_VEGES_TO_GROCERY = {
 
 
 def fetch() -> Path:
-    """Fetch the Kaggle set «Fruits and Vegetables Image Recognition» by kagglehub.
+    """Download the data set with kagglehub.
 
     Returns:
         the folder with train, validation and test, in kagglehub's cache.
 
     Raises:
-        InputError: if Kaggle cannot be reached; says how to go on without.
+        InputError: if Kaggle cannot be reached; suggests a manual download.
     """
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    except Exception as error:  # kagglehub passes on requests', zipfile's and its own errors
+    except Exception as error:  # kagglehub, requests and zipfile raise their own kinds
         raise InputError(
             f"fruits-veges: the download of {KAGGLE_HANDLE} from Kaggle failed "
             f"({first_line(error)}); fetch it in a browser, unpack it and set FRUITVEG_DATA to "

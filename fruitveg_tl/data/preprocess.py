@@ -1,4 +1,4 @@
-"""From an image file to the pixels that a network takes; copied beside every saved network."""
+"""Image file to network input; `run` and `export` copy this file next to every network."""
 
 import math
 
@@ -7,13 +7,13 @@ from PIL import Image, ImageOps
 
 
 def load_image(file, size: int, crop: float = 1.0) -> np.ndarray:
-    """Return an image, given by its path or as an open file, as uint8 RGB (size, size, 3).
+    """Return an image, given as a path or an open file, as uint8 RGB (size, size, 3).
 
-    EXIF orientation is applied, transparency is laid on white, and the centre square that is
-    `crop` of the shorter side is scaled by bicubic interpolation.
+    Applies EXIF orientation, puts transparency on white, and scales the centre square (`crop` of
+    the shorter side) by bicubic interpolation.
 
     Raises:
-        ValueError: if it has more than 8 bits a channel and is no PNG; see `check_depth`.
+        ValueError: if `check_depth` refuses it.
     """
     with Image.open(file) as image:
         check_depth(image)
@@ -24,7 +24,7 @@ def load_image(file, size: int, crop: float = 1.0) -> np.ndarray:
 
 
 def check_depth(image: Image.Image) -> None:
-    """Raise a ValueError that names a depth of which the file does not say what is white."""
+    """Raise a ValueError for TIFFs whose value of white is unknown: over 8 bits or not unsigned."""
     tags = getattr(image, "tag_v2", {})  # of TIFF: bits per sample, sample format (1 is unsigned)
     bits, kind = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
     if bits > 8 or kind != 1:
@@ -32,7 +32,7 @@ def check_depth(image: Image.Image) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] == "I":  # a grey PNG of 16 bits, which Pillow would clip at 255
+    if image.mode[0] == "I":  # a 16-bit grey PNG, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

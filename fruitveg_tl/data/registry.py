@@ -1,4 +1,4 @@
-"""The sets of images by name, and how each is fetched, generated or read."""
+"""The data sets by name, and how to download, generate or read each."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,20 +20,18 @@ def load(
     fold: int = 0,
     complete: bool = True,
 ) -> Images:
-    """Find a dataset, fetching or generating it if needed, and index it.
+    """Index a data set; download or generate it first if needed.
 
     Args:
         name: "synthetic", "grocery" (fruit and vegetables), "grocery-all" (packages too, as in the
-            published tables), "fruits-veges", or the path of a folder with either
-            train/validation/test folders of class folders, or class folders alone (then split
-            70/10/20, stratified and seeded).
+            published tables), "fruits-veges", or a folder, see `folders.from_folders`.
         label_level: "coarse" or "fine", for grocery only; None is "coarse" there.
-        data: a copy already on disk in the upstream layout; default: `FRUITVEG_DATA`.
-        fold: 1 to 5 deals all images anew, see `resplit`; 0 keeps the splits.
-        complete: False to look at a part of a set, in which splits or classes are missing.
+        data: a copy on disk in the upstream layout; default: `FRUITVEG_DATA`.
+        fold: 1 to 5 creates new splits, see `resplit`; 0 keeps the splits.
+        complete: False accepts missing splits and classes.
 
     Raises:
-        InputError: naming the file, folder, class or name that cannot be used.
+        InputError: if a file, folder, class or name cannot be used.
     """
     _refuse_contradictions(name, label_level, data)
     data = data or config.variable("DATA")
@@ -47,7 +45,7 @@ def load(
     else:
         known = ", ".join(DATASETS)
         raise InputError(f"unknown dataset {name!r}; choose one of {known}, or give a folder")
-    # Upstream's own validation split of grocery lacks four classes; that split is kept as it is.
+    # The published validation split of grocery lacks four classes.
     required = ("train", "test") if name in GROCERY else SPLITS
     images = index(title(name, label_level), root, list(source), () if partial else required)
     asked = {"dataset": located(name)}
@@ -58,24 +56,24 @@ def load(
 
 
 def title(name: str, label_level: str | None = None, fold: int = 0) -> str:
-    """Return the name of the images that `load` returns, without looking at any."""
+    """Return the name of the images that `load` returns, without loading them."""
     level = f"-{label_level or 'coarse'}" if name in GROCERY else ""
     return f"{Path(located(name)).name}{level}" + (f"-resplit{fold}" if fold else "")
 
 
 def located(name: str, start: Path = Path()) -> str:
-    """Return the name of a data set, or a folder's whole path.
+    """Return the name of a data set, or a folder's absolute path.
 
     Args:
         name: see `load`.
-        start: where a relative path starts; by default where this process works.
+        start: the base of a relative path; by default the working directory.
     """
     is_name = name in DATASETS or not name
     return name if is_name else str((start / Path(name).expanduser()).resolve())
 
 
 def on_disk(name: str, data: str | os.PathLike | None = None) -> bool:
-    """Tell whether `load` would find the images without fetching any."""
+    """Return whether `load` finds the images without a download."""
     if name in DATASETS:
         return (
             name == SYNTHETIC
@@ -90,8 +88,8 @@ def _refuse_contradictions(
 ) -> None:
     if data and (name == SYNTHETIC or name not in DATASETS):
         raise InputError(
-            f"--data {data}: {name} needs no copy; name the set that this is a copy of by "
-            f"--dataset, or give the folder itself: --dataset {data}"
+            f"--data {data}: {name} needs no copy; name the copied set with --dataset, "
+            f"or give the folder itself: --dataset {data}"
         )
     if label_level not in (None, "coarse", "fine"):
         raise InputError(f"unknown label_level {label_level!r}; choose coarse or fine")

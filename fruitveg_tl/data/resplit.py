@@ -1,4 +1,4 @@
-"""The same images in other splits: new ones that keep duplicates together, or without leaks."""
+"""New splits of the same images: with duplicates kept together, or without leaks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from fruitveg_tl.data import audit
 from fruitveg_tl.data.dataset import UNUSED, Images
 from fruitveg_tl.utils.errors import InputError, printable
 
-SIZE = 64  # pixels at which duplicates are looked for, whatever the networks are given
+SIZE = 64  # pixels, for the duplicate search
 FOLDS = 5
 VALIDATION = 0.1  # fraction of a class's images
 WITH, WITHOUT = "with-leaks", "without-leaks"
@@ -19,17 +19,16 @@ WITH, WITHOUT = "with-leaks", "without-leaks"
 def resplit(dataset: Images, fold: int = 1) -> Images:
     """Create new splits: about 70/10/20 of each class, groups of duplicates together.
 
-    The groups of a class are divided into five parts of about equal size; each fold tests on
-    another of them. So over the five folds every image is tested once; of a class with fewer than
-    five groups, some are tested more than once. Images taken one after the other that are no near
-    duplicates may end up in two splits: a split by shop or day, where there is one, is harder.
+    The groups of each class form five parts of about equal size; each fold tests on another part.
+    Over five folds every image is tested once, or more often in classes of fewer than five groups.
+    Similar images that are not near duplicates may still be in two splits.
 
     Args:
         dataset: the images as published; a split may lack classes.
         fold: 1 to `FOLDS`.
 
     Raises:
-        InputError: naming each class that cannot be in train and in test.
+        InputError: if a class cannot be in both train and test; names each.
     """
     groups = audit.duplicate_groups(
         audit.duplicates(dataset, dataset.pixels(SIZE)), len(dataset.index)
@@ -42,7 +41,7 @@ def resplit(dataset: Images, fold: int = 1) -> Images:
 def _split(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
     """Return the split of every image, as text."""
     split = np.full(len(targets), "train", dtype="<U5")
-    # A group of images with several labels counts for the label that most of them have.
+    # A group with several labels counts for its most frequent label.
     label_of_group = pd.Series(targets).groupby(groups).agg(lambda labels: labels.mode()[0])
     sizes = pd.Series(groups).value_counts(sort=False).sort_index()
     for label in np.unique(targets):
@@ -61,9 +60,9 @@ def equal_parts(sizes: pd.Series, count: int, rng: np.random.Generator) -> list[
     """Divide groups into at most `count` parts: the largest first, each into the smallest part.
 
     Args:
-        sizes: images of each group, indexed by the group.
-        count: how many parts; fewer where there are fewer groups.
-        rng: decides between groups of one size.
+        sizes: number of images of each group, indexed by the group.
+        count: the maximum number of parts.
+        rng: breaks ties between groups of the same size.
     """
     shuffled = sizes.sample(frac=1, random_state=rng)
     parts: list[list[int]] = [[] for _ in range(min(count, len(sizes)))]
@@ -79,8 +78,8 @@ def validation_groups(groups: Sequence[int], sizes: pd.Series) -> Iterator[int]:
     """Yield groups of about `VALIDATION` of a class's images, at least one, but never the last.
 
     Args:
-        groups: of one class, to choose from, in order.
-        sizes: images of each group of the class, indexed by the group.
+        groups: the candidates, of one class, in order.
+        sizes: number of images of each group of the class, indexed by the group.
     """
     wanted, filled = VALIDATION * sizes.sum(), 0
     for group in groups[: len(groups) - 1]:
@@ -91,19 +90,19 @@ def validation_groups(groups: Sequence[int], sizes: pd.Series) -> Iterator[int]:
 
 
 def with_and_without(images: Images, pairs: pd.DataFrame) -> dict[str, Images]:
-    """Return two sets that differ in the leaks among their training images alone.
+    """Return two data sets that differ only in the leaks among their training images.
 
-    A leak is a training image that a chain of duplicates joins to a test image. Both sets use the
-    published test split, and take validation images that are no leaks from training: the published
-    validation split may leak itself and is left out. So are classes without test images, or in
-    which fewer than two training images would remain.
+    A leak is a training image that a chain of duplicates joins to a test image. Both sets keep the
+    published test split, drop the published validation split, which may leak, and take clean
+    validation images from training. Classes without test images or with fewer than two groups of
+    clean training images are dropped.
 
     Args:
         images: as published; classes may be missing from some splits.
         pairs: from `audit.duplicates`.
 
     Returns:
-        `WITH` and `WITHOUT` to the images of each.
+        the images of `WITH` and of `WITHOUT`.
 
     Raises:
         InputError: if fewer than two classes are left.
@@ -124,8 +123,8 @@ def with_and_without(images: Images, pairs: pd.DataFrame) -> dict[str, Images]:
         chosen[clean & np.isin(groups, list(validation_groups(order, sizes)))] = "val"
     if len(set(images.targets[chosen != UNUSED])) < 2:
         raise InputError(
-            f"{printable(images.root)}: fewer than two classes keep training images that are no "
-            "leaks, so their effect cannot be measured; create new splits with "
+            f"{printable(images.root)}: fewer than two classes keep training images that are not "
+            "leaks, so the effect of leaks cannot be measured; create new splits with "
             f"{RESPLIT}"
         )
     without = np.where(leak & (chosen == "train"), UNUSED, chosen)

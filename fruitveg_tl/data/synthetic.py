@@ -1,9 +1,8 @@
-"""The synthetic set: drawings of fruit and vegetables, made in seconds, the default everywhere.
+"""The synthetic data set, the default: drawings of fruit and vegetables, generated in seconds.
 
-It exists so that every command runs anywhere without a download, and shows transfer at work: what
-the bundled weights know of shapes tells the classes apart, colour hardly does, because classes
-share their colours, light tints the whole image, and what lies behind has the colours of the fruit.
-Nothing about real images follows from it.
+Every command runs on it without a download. Shapes separate the classes, and colours hardly do:
+classes and backgrounds share them, and light tints the whole image. It says nothing about real
+images.
 """
 
 from collections.abc import Callable
@@ -23,8 +22,8 @@ LEAF = (0.32, 0.7, 0.5)
 WOOD = (0.08, 0.5, 0.4)
 PALE = (0.12, 0.2, 0.9)
 
-# A part is one solid: an array that grows from 0 in its middle to 1 at its edge (and on outside),
-# and its colour as hue, saturation, value. A drawing is a list of parts, back to front.
+# A part is one solid: an array, 0 at its centre and 1 at its edge, and its colour as hue,
+# saturation, value. A drawing is a list of parts, back to front.
 Part = tuple[np.ndarray, tuple[float, float, float]]
 Drawing = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], list[Part]]
 
@@ -33,7 +32,7 @@ def generate(folder: Path, seed: int = 0) -> Path:
     """Draw the synthetic set as `train`, `validation` and `test` folders of class folders.
 
     Args:
-        folder: made in one atomic step; if it exists, it is kept as it is.
+        folder: created in one atomic step; if it exists, it stays unchanged.
         seed: the same seed gives the same pixels.
 
     Returns:
@@ -42,7 +41,7 @@ def generate(folder: Path, seed: int = 0) -> Path:
     if folder.exists():
         return folder
     with exclusive(folder):
-        if folder.exists():  # another process has made it meanwhile
+        if folder.exists():  # another process has created it
             return folder
         with new_folder(folder) as temporary, ProcessPoolExecutor() as pool:
             jobs = []
@@ -82,7 +81,7 @@ def _save(path: Path, name: str, seed: tuple[int, ...]) -> None:
 
 
 def _frame(rng, reach: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of every pixel in a randomly placed, turned and stretched object's own frame."""
+    """Return each pixel's coordinates in a randomly placed, rotated and stretched frame."""
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     x, y = x - rng.uniform(-reach, reach), y - rng.uniform(-reach, reach)
     angle, stretch = rng.normal(0, 0.6), rng.uniform(0.85, 1.18)
@@ -92,7 +91,7 @@ def _frame(rng, reach: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paint(canvas, parts: list[Part], u, v, rng) -> None:
-    """Lay shaded solids over the canvas, in place."""
+    """Draw shaded solids on the canvas, in place."""
     lx, ly = rng.uniform(-0.5, 0.5), rng.uniform(0.1, 0.6)
     for edge, (hue, saturation, value) in parts:
         height = np.sqrt(np.clip(1 - edge**2, 0, 1))
@@ -134,7 +133,7 @@ def _ellipse(u, v, a: float, b: float) -> np.ndarray:
 def _taper(
     u, v, ends: tuple[float, float], widths: tuple[float, float], bend: float = 0.0
 ) -> np.ndarray:
-    """A stem or root between two heights, with its half-width at either; the upper one first."""
+    """Return a stem or root between two heights, with its half-width at each; the upper first."""
     (top, bottom), (wide, narrow) = ends, widths
     t = (top - v) / (top - bottom)
     width = np.clip(wide + (narrow - wide) * t, 0.02, None)
@@ -142,7 +141,7 @@ def _taper(
 
 
 def _polar(u, v) -> tuple[np.ndarray, np.ndarray]:
-    """Radius, and angle from the upright direction in -pi to pi."""
+    """Return the radius, and the angle from vertical in -pi to pi."""
     return np.hypot(u, v), np.arctan2(u, v)
 
 

@@ -1,1 +1,1 @@
-"""Numbers out: from stored probabilities to scores, comparisons and findings."""
+"""Evaluation: from stored probabilities to scores and comparisons."""

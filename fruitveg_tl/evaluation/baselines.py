@@ -1,4 +1,4 @@
-"""What a network has to beat: predictions for the test split that need no network."""
+"""Baselines: test predictions without a network."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ LEVELS = 4  # per channel: 64 colours
 
 
 def majority(dataset: Images) -> np.ndarray:
-    """Return each class's fraction of training as its probability, for every image, (n_test, c)."""
+    """Return the training fraction of each class as its probability, shape (n_test, classes)."""
     return _predict_test(
         DummyClassifier(strategy="prior"), dataset, np.zeros((len(dataset.index), 1))
     )
@@ -24,8 +24,7 @@ def majority(dataset: Images) -> np.ndarray:
 def colour_histogram(dataset: Images) -> np.ndarray:
     """Return the probabilities of a logistic regression on colour alone, (n_test, classes).
 
-    It sees how much of the image has each of 64 colours, as square roots of the fractions
-    (Hellinger's distance), and nothing of shape.
+    Its features are the square roots of the fractions of 64 colours (Hellinger distance).
     """
     pixels = dataset.pixels(SIZE) // (256 // LEVELS)
     codes = (pixels @ np.array([LEVELS**2, LEVELS, 1])).reshape(len(pixels), -1)
@@ -35,14 +34,14 @@ def colour_histogram(dataset: Images) -> np.ndarray:
 
 
 def accuracies(images: Images) -> pd.Series:
-    """Return the test accuracy of both, by name."""
+    """Return the test accuracy of each baseline, by name."""
     targets = images.targets[images.rows("test")]
     found = {"majority class": majority(images), "colour histogram": colour_histogram(images)}
     return pd.Series({name: (p.argmax(1) == targets).mean() for name, p in found.items()})
 
 
 def of_study(run: Run) -> pd.Series | None:
-    """Return what `accuracies` gave when a study was made; None if it does not tell."""
+    """Return the `accuracies` stored with a study; None if it has none."""
     file = run.folder / "baselines.csv"
     return pd.read_csv(file, index_col="baseline")["accuracy"] if file.exists() else None
 

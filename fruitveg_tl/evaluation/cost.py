@@ -1,4 +1,4 @@
-"""What a network costs when it is used: parameters, arithmetic, bytes, time."""
+"""Cost of inference: parameters, arithmetic, bytes, time."""
 
 import time
 from typing import TYPE_CHECKING
@@ -16,14 +16,11 @@ REPEATS = 30
 
 
 def cost(run: Run) -> pd.Series:
-    """Return what one prediction of a run's network costs.
-
-    From the study's `costs.csv`, where there is one; else measured now. Nothing of it depends on
-    the values of the weights, so a network of the same shape is built and measured.
+    """Return the cost of one prediction, from the study's `costs.csv` or measured now.
 
     Returns:
-        parameters; megabytes (of them as float32); gigaflops (per image, a multiplication
-        and an addition counted as two); latency_ms (median over `REPEATS` single images); machine.
+        parameters; megabytes (as float32); gigaflops (per image; a multiply-add counts as two);
+        latency_ms (median over `REPEATS` single images); machine.
     """
     file, key = run.folder / "costs.csv", run.row["backbone"]
     known = pd.read_csv(file, index_col=["backbone", "size"]) if file.exists() else pd.DataFrame()
@@ -47,9 +44,9 @@ def cost(run: Run) -> pd.Series:
 
 
 def multiplications(model: "keras.Model") -> int:
-    """Count the multiply-add operations of convolutions and dense layers for one input.
+    """Count the multiply-adds of convolutions and dense layers for one input.
 
-    The rest (BatchNorm, activations, pooling) is below one percent of it in the backbones here.
+    The other layers of the registered backbones add less than one percent.
     """
     from fruitveg_tl.utils.backend import keras
 

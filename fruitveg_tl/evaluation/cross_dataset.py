@@ -1,4 +1,4 @@
-"""From one set of images to another: predictions on the classes that both have."""
+"""Evaluation on another data set: predictions on the shared classes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,10 +15,10 @@ def shared_classes(
     """Return the classes that two sets share, sorted.
 
     Args:
-        one: the classes of a set.
-        other: those of another.
-        names: classes of one set to those of the other; several may go to one. A class that is not
-            among them stands for itself.
+        one: the classes of one set.
+        other: the classes of the other set.
+        names: classes of one set to classes of the other; several may map to one. Other classes
+            keep their names.
     """
     return sorted(
         {names.get(name, name) for name in one} & {names.get(name, name) for name in other}
@@ -31,14 +31,11 @@ def on_shared_classes(
     shared: Sequence[str],
     names: LabelMap = FRUITS_VEGES_TO_GROCERY,
 ) -> np.ndarray:
-    """Let a network choose among the shared classes alone.
-
-    What it says of other classes is left out, and the rest scaled to sum to 1: it knows that none
-    of those is shown, whichever set it was trained on.
+    """Restrict probabilities to the shared classes and scale them to sum to 1.
 
     Args:
         probabilities: shape (n, known).
-        known: the classes that it was trained on.
+        known: the classes of the network.
         shared: from `shared_classes`.
         names: see `shared_classes`.
 
@@ -47,6 +44,6 @@ def on_shared_classes(
     """
     columns = np.array([names.get(name, name) for name in known])
     summed = np.stack([probabilities[:, columns == name].sum(1) for name in shared], axis=1)
-    # Never 0: a network sure of some other fruit still has to choose among these.
+    # Never all 0, even if the network is certain of another class.
     summed = np.maximum(summed, np.finfo(np.float32).tiny)
     return summed / summed.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Where a network looked: Grad-CAM (Selvaraju et al. 2017), and a check of such maps."""
+"""Grad-CAM (Selvaraju et al. 2017) and a deletion test of its maps."""
 
 from collections.abc import Sequence
 
@@ -12,21 +12,19 @@ from fruitveg_tl.utils.backend import keras
 def gradcam(
     model: keras.Model, backbone: Backbone, pixels: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
-    """Return a heat map of what speaks for a class.
+    """Return Grad-CAM heat maps of a class.
 
-    Every network here ends in global average pooling and one dense layer. The gradient of a class
-    score is then the same everywhere in a channel, up to a common factor: the dense layer's
-    weight (Selvaraju et al., section 3.1). So no backward pass is needed, on any Keras backend.
+    For global average pooling and one dense layer, the channel weights are the dense layer's
+    (Selvaraju et al., section 3.1). So Grad-CAM needs no backward pass here.
 
     Args:
         model: a whole network from `network.build_network` or `model.keras`.
-        backbone: its registry entry; its `last_conv` is read.
+        backbone: its registry entry.
         pixels: raw RGB (n, size, size, 3) in 0..255.
         classes: class index to explain for each image, shape (n,).
 
     Returns:
-        float32 (n, size, size) in 0..1, 1 at each image's strongest place; all zero where
-        nothing speaks for the class.
+        float32 (n, size, size) in 0..1, with maximum 1; all zero if no region supports the class.
     """
     reader = keras.Model(model.input, model.get_layer(backbone.last_conv).output)
     features = keras.ops.convert_to_numpy(reader.predict_on_batch(pixels.astype(np.float32)))
@@ -44,13 +42,15 @@ def deletion(
     maps: np.ndarray,
     fractions: Sequence[float],
 ) -> np.ndarray:
-    """Blur an image where a map is highest, more and more, and ask again (Petsiuk et al. 2018).
+    """Predict images with growing fractions of their highest-map pixels blurred.
+
+    This is the deletion test of Petsiuk et al. (2018).
 
     Args:
         model: a whole network.
         pixels: raw RGB (n, size, size, 3) in 0..255.
-        maps: (n, size, size), the order in which places are blurred, highest first.
-        fractions: of the pixels, blurred together.
+        maps: (n, size, size); the highest values are blurred first.
+        fractions: of the pixels to blur.
 
     Returns:
         probabilities of shape (fractions, n, classes).

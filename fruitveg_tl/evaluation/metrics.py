@@ -1,4 +1,4 @@
-"""Scores of classifiers: accuracy to F1, confusion, intervals, calibration, the mean of networks.
+"""Metrics: accuracy, F1, confusion, intervals, calibration and ensembles.
 
 Probabilities have shape (n, classes), targets (n,). The *confidence* of a prediction is its
 probability.
@@ -30,14 +30,11 @@ def evaluate(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]
 
     Args:
         targets: true class indices, shape (n,).
-        probabilities: shape (n, classes), rows summing to 1; the largest is the prediction, the
-            first one on a tie.
+        probabilities: shape (n, classes), rows summing to 1; the first maximum is the prediction.
 
     Returns:
         accuracy, loss (cross-entropy in nats), top5_accuracy, and precision, recall and F1 as
-        macro (every class counts the same) and weighted (every image counts the same)
-        averages. A class that is never predicted has precision 0, one without images
-        recall 0, and F1 is 0 where both are: scikit-learn's `zero_division=0`.
+        macro and weighted averages, with scikit-learn's `zero_division=0`.
 
     Raises:
         ValueError: if the shapes disagree, a label has no column, or a probability is not finite.
@@ -45,7 +42,7 @@ def evaluate(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]
     targets, probabilities = _checked(targets, probabilities)
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(1)
-    # float64 before normalising: float32 rows miss 1 by more than scikit-learn lets pass.
+    # Normalised in float64: float32 row sums differ from 1 by more than scikit-learn tolerates.
     rows = probabilities / probabilities.sum(1, keepdims=True)
     result = {
         "accuracy": accuracy_score(targets, predicted),
@@ -80,7 +77,7 @@ def confusion(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.nd
 
 
 def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    """List what is taken for what, most frequent first.
+    """List the pairs of confused classes, most frequent first.
 
     Args:
         counts: from `confusion`.
@@ -109,21 +106,18 @@ def accuracy(targets: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def wilson_interval(correct: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy, honest at 0 and 1 as well (Wilson 1927).
+    """Return the 95 % interval of an accuracy, valid also at 0 and 1 (Wilson 1927).
 
     Args:
         correct: the accuracy, in 0..1.
-        count: of test images.
+        count: number of test images.
     """
     low, high = proportion_confint(correct * count, count, LEVEL, method="wilson")
     return float(low), float(high)
 
 
 def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
-    """Return F1 averaged over the classes that occur, all counting the same.
-
-    The same as scikit-learn's, a hundred times faster: a bootstrap asks for it thousands of times.
-    """
+    """Return macro F1 over the classes that occur, a hundred times faster than scikit-learn."""
     classes = 1 + max(targets.max(), predicted.max())
     correct = np.bincount(targets[targets == predicted], minlength=classes)
     either = np.bincount(targets, minlength=classes) + np.bincount(predicted, minlength=classes)
@@ -134,10 +128,10 @@ def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = 15) 
     """Compare confidence with accuracy in bins of equal width (Guo et al. 2017).
 
     Returns:
-        one row per bin that holds a prediction: images, confidence and accuracy (their means).
+        one row per non-empty bin: images (their number), mean confidence and accuracy.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
-    # Bins are open on the left: a confidence of exactly 1 belongs to the last one.
+    # Bins are open on the left: a confidence of 1 is in the last bin.
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     predictions = pd.DataFrame({"bin": bin_of, "confidence": confidence, "accuracy": correct})
     return predictions.groupby("bin").agg(
@@ -155,9 +149,9 @@ def expected_calibration_error(targets: np.ndarray, probabilities: np.ndarray) -
 
 
 def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Fit the temperature that minimises the cross-entropy: above 1, the network was too sure.
+    """Fit the temperature that minimises the cross-entropy; above 1 means overconfidence.
 
-    To be fitted on the validation split, never on the images it is judged by (Guo et al.).
+    Fit it on the validation split, never on the test split (Guo et al. 2017).
     """
 
     def loss(log_temperature: float) -> float:
@@ -169,16 +163,16 @@ def temperature(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the probabilities at another temperature; the order of the classes stays."""
+    """Return the probabilities at another temperature; this keeps the order of the classes."""
     return special.softmax(_logits(probabilities) / temperature, axis=1)
 
 
 def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """Follow the error rate as the least sure predictions are withheld (El-Yaniv & Wiener 2010).
+    """Return the error rate by the fraction of predictions kept (El-Yaniv & Wiener 2010).
 
     Returns:
-        one row per number of predictions kept, surest first: coverage (fraction kept), risk
-        (fraction of those that are wrong), confidence (the lowest among them).
+        one row per number of predictions kept, most confident first: coverage (fraction kept),
+        risk (error rate of those kept), confidence (their lowest).
     """
     confidence = probabilities.max(1)
     order = np.argsort(-confidence, kind="stable")
@@ -194,11 +188,10 @@ def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFram
 
 
 def mean_probabilities(every: Mapping[str, Sequence[Run]]) -> list[np.ndarray]:
-    """Average the fine-tuned networks' probabilities for the test images, seed by seed.
+    """Average the fine-tuned networks' test probabilities, seed by seed.
 
     Args:
-        every: name to the runs of one network, a seed or a fold each, in the same order; those of
-            one place of the same test images.
+        every: name to the runs of one network, one per seed or fold, in the same order.
 
     Returns:
         an array (n, classes) for each seed.
@@ -223,5 +216,5 @@ def _checked(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
-    # The smallest float32 that is not subnormal stands for what was rounded to 0.
+    # The smallest normal float32 replaces probabilities rounded to 0.
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))

@@ -1,4 +1,4 @@
-"""Which differences between networks are more than the choice of the test images explains."""
+"""Significance of differences between networks, given the sampling of test images."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -16,26 +16,17 @@ RESAMPLES = 2000
 
 
 def correct_fraction(runs: Sequence[Run], stage: str) -> np.ndarray:
-    """Return, for each test image, the fraction of the runs that classify it correctly.
+    """Return the fraction of runs that classify each test image correctly, (n,) in 0..1.
 
     Args:
-        runs: of the same test images, e.g. one per seed.
+        runs: on the same test images, e.g. one per seed.
         stage: one of `config.STAGES`.
-
-    Returns:
-        shape (n,), in 0..1.
     """
     return np.mean([run.predicted[stage] == run.targets for run in runs], axis=0)
 
 
 def paired_bootstrap(gap: np.ndarray):
-    """Resample the mean difference of two networks on the same images, as SciPy's result.
-
-    Percentile bootstrap (Efron 1979; SciPy, seeded), 95 % interval.
-
-    Args:
-        gap: the difference on each image, shape (n,).
-    """
+    """Bootstrap the mean of paired differences (n,): SciPy's seeded percentile bootstrap, 95 %."""
     return stats.bootstrap(
         (gap,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0, batch=100
     )
@@ -44,13 +35,11 @@ def paired_bootstrap(gap: np.ndarray):
 def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Compare every two networks on the same test images.
 
-    Paired percentile bootstrap over the images (Efron 1979; SciPy, seeded) of the difference
-    in accuracy; Holm's correction over all pairs (Holm 1979; statsmodels), because with many pairs
-    one or the other differs by chance.
+    Paired percentile bootstrap of the difference in accuracy over the images (Efron 1979), with
+    Holm's correction over all pairs (Holm 1979).
 
     Args:
-        correct: name to the fraction of its seeds that classify each image correctly, shape (n,),
-            in 0..1; with one seed 0 or 1.
+        correct: name to the fraction of its seeds that classify each image correctly, (n,) in 0..1.
 
     Returns:
         one row per pair, the better one first: better, worse, difference (of accuracies), low and
@@ -58,7 +47,7 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
         below 0.05).
 
     Raises:
-        ValueError: if the networks did not classify the same number of images.
+        ValueError: if the numbers of images differ.
     """
     if len({len(values) for values in correct.values()}) > 1:
         raise ValueError("the networks were not tested on the same images")
@@ -77,11 +66,11 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 
 def against(correct: Mapping[str, np.ndarray], reference: str) -> dict[str, tuple[float, bool]]:
-    """Return by how many points of accuracy the others differ from one, and if that is significant.
+    """Return each network's difference from one in percentage points, and its significance.
 
     Args:
-        correct: see `compare`; Holm's correction is over all its pairs.
-        reference: which of them the others are compared with.
+        correct: see `compare`; Holm's correction covers all its pairs.
+        reference: name of the network to compare with.
     """
     pairs, changes = compare(correct), {}
     for pair in pairs[pairs[["better", "worse"]].eq(reference).any(axis=1)].itertuples():
@@ -92,7 +81,7 @@ def against(correct: Mapping[str, np.ndarray], reference: str) -> dict[str, tupl
 
 
 def in_points(changes: Mapping[str, tuple[float, bool]]) -> str:
-    """Write what `against` returns: "VGG16 +5.1, ResNet50 +0.4 (not significant)"."""
+    """Format what `against` returns: "VGG16 +5.1, ResNet50 +0.4 (not significant)"."""
     return ", ".join(
         f"{name} {points:+z.1f}{'' if significant else ' (not significant)'}"
         for name, (points, significant) in changes.items()
@@ -104,12 +93,11 @@ def compare_macro_f1(targets: np.ndarray, predicted: Mapping[str, np.ndarray]) -
 
     Args:
         targets: class index of every test image, shape (n,).
-        predicted: name to the predictions of its seeds, shape (seeds, n); a network's macro F1 is
-            the mean over them.
+        predicted: name to the predictions of its seeds, shape (seeds, n); F1 is their mean.
 
     Returns:
-        one row per pair, the better one first: better, worse, difference, low and high (95 %
-        interval), significant (0 lies outside).
+        one row per pair: better, worse, difference, low and high (95 % interval), significant
+        (the interval excludes 0).
     """
     rng = np.random.default_rng(0)
     samples = [np.arange(len(targets)), *rng.integers(len(targets), size=(RESAMPLES, len(targets)))]
@@ -130,7 +118,7 @@ def compare_macro_f1(targets: np.ndarray, predicted: Mapping[str, np.ndarray]) -
 
 
 def verdict(pairs: pd.DataFrame) -> str:
-    """Say in a sentence which differences of `compare` are not significant."""
+    """Name in a sentence the differences of `compare` that are not significant."""
     doubtful = pairs[~pairs["significant"]]
     if not len(doubtful):
         return f"All {len(pairs)} differences are significant."

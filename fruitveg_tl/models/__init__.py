@@ -1,1 +1,1 @@
-"""Networks in: the backbones, the weights they start from, and what is built on them."""
+"""The backbones, their weights, and the networks built on them."""

@@ -1,7 +1,6 @@
-"""The registry of backbones: what this study has to know of a network of `keras.applications`.
+"""The registry of backbones from `keras.applications`.
 
-Keras itself is imported when a network is asked for, so that the command line can list the names
-at once.
+Keras is imported only when a network is built, so that the command line starts quickly.
 """
 
 from collections.abc import Callable
@@ -14,10 +13,10 @@ from fruitveg_tl.utils.errors import InputError
 if TYPE_CHECKING:
     import keras
 
-# What parameters come from, as tables say it, where it is not what Keras publishes.
+# Names in tables of weights that Keras does not publish.
 RANDOM = "none (random)"
 BUNDLED = "Tiny ImageNet (bundled)"
-MAKESHIFT = (RANDOM, BUNDLED)  # said wherever numbers or figures come of them
+MAKESHIFT = (RANDOM, BUNDLED)  # named next to every result that uses them
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 
@@ -27,18 +26,17 @@ class Backbone:
     """One entry of the registry.
 
     Attributes:
-        name: of the class in `keras.applications`, as tables write it, e.g. "MobileNetV2".
-        module: of `keras.applications` that has its `preprocess_input`, e.g. "mobilenet_v2".
+        name: of the class in `keras.applications`, e.g. "MobileNetV2".
+        module: of `keras.applications` with its `preprocess_input`, e.g. "mobilenet_v2".
         boundary: name of the last layer that stays frozen during fine-tuning.
         finetune_rate: highest learning rate of AdamW in fine-tuning.
-        frozen_bfloat16: whether its frozen part may compute training images in bfloat16, at no cost
-            of accuracy (data/tuning/precision.csv).
-        bfloat16: whether its training is faster in bfloat16 on a processor that has the
-            instructions; layers with little arithmetic for the memory they move are not
+        frozen_bfloat16: whether the frozen part may compute training images in bfloat16 without
+            loss of accuracy (data/tuning/precision.csv).
+        bfloat16: whether training is faster in bfloat16 on a processor that supports it
             (benchmarks/share_of_peak.py).
-        last_conv: name of the layer that Grad-CAM reads: the last feature map before pooling.
-        weights_url: Keras' own ImageNet weights without top.
-        weights_md5: the checksum Keras publishes for that file; None where it publishes none.
+        last_conv: name of the last feature map before pooling, for Grad-CAM.
+        weights_url: Keras' ImageNet weights without top.
+        weights_md5: the checksum that Keras publishes for that file, if any.
         weight_decay: of AdamW, in every phase.
     """
 
@@ -65,7 +63,7 @@ class Backbone:
 
     @property
     def preprocess_input(self) -> Callable:
-        """What the published weights were trained with; each architecture has its own."""
+        """The preprocessing of the published weights."""
         return getattr(_applications(), self.module).preprocess_input
 
     @property
@@ -120,7 +118,7 @@ def backbone_by_name(name: str) -> Backbone:
     """Return a registry entry by its name in any case.
 
     Raises:
-        InputError: if there is none, listing those there are.
+        InputError: if the name is unknown; lists the known ones.
     """
     try:
         return BACKBONES[name.lower()]
@@ -130,7 +128,7 @@ def backbone_by_name(name: str) -> Backbone:
 
 
 def with_defaults(config: RunConfig) -> RunConfig:
-    """Return the settings with the backbone's own where None stands for them."""
+    """Return the settings with the backbone's defaults in place of None."""
     backbone = backbone_by_name(config.backbone)
     own = ("boundary", "finetune_rate", "weight_decay")
     return replace(config, **{x: getattr(backbone, x) for x in own if getattr(config, x) is None})

@@ -1,8 +1,8 @@
 """The network built on a backbone: one flat Keras graph that can be cut at a boundary.
 
-Raw RGB goes in, class probabilities come out. What lies before the *boundary* layer stays frozen
-for good, so its output can be computed once; what lies behind it (the *upper* part) is fine-tuned.
-Both share their layers with the whole network. Notebooks 02 to 04 show the same steps one by one.
+It maps raw RGB to class probabilities. The layers up to the *boundary* stay frozen, so their output
+is computed once; the layers after it (the *upper* part) are fine-tuned. Both parts share their
+layers with the whole network. Notebooks 02 to 04 show the same steps one by one.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Network:
         frozen: raw RGB to the output of the boundary layer.
         pool: the boundary layer's output to pooled features (n, d).
         upper: the boundary layer's output to probabilities.
-        body: the backbone, whose parameters have the order of `SourceWeights.values`.
+        body: the backbone, with its parameters in the order of `SourceWeights.values`.
     """
 
     model: keras.Model
@@ -46,7 +46,7 @@ def build_network(
     weights: Sequence[np.ndarray] | None = None,
     divide_by_255: bool = False,
 ) -> Network:
-    """Build backbone, global average pooling and a softmax head as one graph, the backbone frozen.
+    """Build a frozen backbone, global average pooling and a softmax head as one graph.
 
     Args:
         backbone: the registry entry.
@@ -54,7 +54,7 @@ def build_network(
         size: side of the input images in pixels, at least 32.
         weights: the backbone's parameters in the order of `get_weights()`; None keeps the random
             initialisation.
-        divide_by_255: scale RGB to 0..1, whatever the backbone was trained with: a common mistake.
+        divide_by_255: replace the backbone's preprocessing by division by 255, a common mistake.
 
     Raises:
         InputError: if the backbone cannot be cut at `backbone.boundary`.
@@ -82,24 +82,23 @@ def build_network(
 
 
 def unfreeze(model: keras.Model, batch_norm: bool = False) -> None:
-    """Make the layers of a network trainable, all but BatchNorm.
+    """Make all layers of a network trainable in place, except BatchNorm.
 
-    A BatchNorm layer that is not trainable stays in inference mode, its statistics stand still, so
-    also while the rest is trained; calling it with `training=False` is not enough in Keras 3 (keras
-    #20285).
+    A BatchNorm layer that is not trainable stays in inference mode and keeps its statistics;
+    `training=False` alone is not enough in Keras 3 (keras #20285).
 
     Args:
-        model: changed in place.
+        model: the network.
         batch_norm: train BatchNorm as well, statistics included.
     """
     for layer in model.layers:
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = batch_norm or not is_norm
         if is_norm and batch_norm:
-            # Keras' 0.99 and 0.999 need thousands of steps to follow; here are hundreds.
+            # Keras' 0.99 and 0.999 need thousands of steps; training here has hundreds.
             layer.momentum = 0.9
 
 
 def trainable_parameters(model: keras.Model) -> int:
-    """Count the parameters that training changes."""
+    """Count the trainable parameters."""
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)

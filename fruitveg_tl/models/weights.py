@@ -1,9 +1,8 @@
-"""Where a backbone's parameters come from.
+"""The weights of a backbone.
 
-Order: an explicit file; the folder `FRUITVEG_WEIGHTS`, which then has to hold them; Keras' cache;
-Keras' download; where that cannot be reached, the weights that this project bundles (`BUNDLED`, see
-data/weights/README.md). Random initialisation only on request, and then every number
-that comes of it carries `RANDOM`.
+Order: an explicit file; the folder `FRUITVEG_WEIGHTS` if set; Keras' cache; Keras' download; if
+that fails, the bundled weights (see data/weights/README.md). Random initialisation is only used on
+request, and every result from it is labelled `RANDOM`.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.storage import new_file, own_folder, sha256_file
 
-# What a file is, by its SHA-256; of any other, tables say the name.
+# Names of files in tables, by SHA-256; other files appear under their own name.
 KNOWN = {
     "0fb372913af17abb20975bb25ea6559dbd8e4ea19f8911b8d5d62453bd642e5e": "ImageNet (torchvision)",
     "b3d1ed2b9efeb2b61c2a80f9f03cd62ffffd56c243129e87902d9c344618ceee": "ImageNet (pruned, 8 bit)",
@@ -39,12 +38,12 @@ class SourceWeights:
 
     Attributes:
         values: in the order of `Backbone.constructor(include_top=False).get_weights()`.
-        source: what tables say: "ImageNet (Keras)", another of `KNOWN`, a file's name, `BUNDLED`
-            or `RANDOM`.
-        file: name of the file they were read from; None if random.
+        source: their name in tables: "ImageNet (Keras)", another of `KNOWN`, a file's name,
+            `BUNDLED` or `RANDOM`.
+        file: name of their file; None if random.
         sha256: of that file; None if random.
-        digest: SHA-256 of the values themselves: the key of every cache that depends on them.
-        path: of the file, where it was asked for by its path.
+        digest: SHA-256 of the values, for cache keys.
+        path: of the file, if the user gave it.
     """
 
     values: Sequence[np.ndarray]
@@ -64,14 +63,13 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
 
     Args:
         backbone: the registry entry.
-        choice: "auto" for the order above without the first; "bundled" for the bundled ones;
-            "random"; or the path of a file that `keras.applications` accepts for
-            `include_top=False`, or one of those that this project bundles.
+        choice: "auto" for the order above, "bundled", "random", or a file: a bundled one, or one
+            that `keras.applications` accepts for `include_top=False`.
         seed: of the random initialisation.
 
     Raises:
         InputError: if the file is missing, damaged or of another architecture.
-        Unreachable: if "auto" finds nothing on disk, cannot download, and nothing is bundled.
+        Unreachable: if "auto" finds nothing on disk, cannot download, and has no bundled weights.
     """
     if choice == "random":
         values = _random(backbone, seed)
@@ -91,7 +89,7 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
         return resolve(backbone, "bundled")
     try:
         return _from_file(backbone, file, "ImageNet (Keras)")
-    except InputError as error:  # for one backbone Keras publishes no checksum to refuse it by
+    except InputError as error:  # Keras publishes no checksum for one backbone
         if before:
             raise
         file.unlink()
@@ -116,32 +114,30 @@ def keras_file(backbone: Backbone, source: SourceWeights) -> Path:
 
 
 def bundled_file(backbone: Backbone) -> Path:
-    """Return where this project bundles a backbone's weights."""
+    """Return the file of a backbone's bundled weights."""
     return PATHS.weights / f"{backbone.key}_tiny_imagenet_notop.npz"
 
 
 def card(backbone: Backbone) -> dict:
-    """Return what is known of the bundled weights: images, recipe, hash, accuracy, licence."""
+    """Return the model card of the bundled weights: images, recipe, hash, accuracy, licence."""
     return json.loads(bundled_file(backbone).with_suffix(".json").read_text())
 
 
 def estimate_batch_norm_statistics(
     backbone: Backbone, values: Sequence[np.ndarray], images: np.ndarray
 ) -> list[np.ndarray]:
-    """Give random weights the BatchNorm statistics that belong to them.
+    """Estimate the BatchNorm statistics of random weights.
 
-    A fresh BatchNorm says mean 0 and variance 1, which no random layer's output has; in inference
-    mode the signal then dies out or explodes before the last layer, and even a random backbone
-    would look worse than it is. Moments are accumulated over batches, each normalised by its own,
-    as PyTorch's `update_bn` does; so memory does not grow with the number of images.
+    With the initial mean 0 and variance 1, the signal vanishes or explodes in inference mode. As in
+    PyTorch's `update_bn`, moments are accumulated over batches, so memory use is constant.
 
     Args:
         backbone: the registry entry.
         values: random weights from `resolve`.
-        images: training images (n, size, size, 3), RGB in 0..255; some hundred.
+        images: a few hundred training images (n, size, size, 3), RGB in 0..255.
 
     Returns:
-        `values` with every moving mean and variance replaced by those of the images.
+        `values` with the moving means and variances of the images.
     """
     model = backbone.constructor(weights=None, include_top=False, input_shape=images.shape[1:])
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -169,7 +165,7 @@ def estimate_batch_norm_statistics(
 
 
 def _random(backbone: Backbone, seed: int) -> list[np.ndarray]:
-    """Draw kernels by He et al. 2015: with Keras' Glorot default VGG16's signal fades away."""
+    """Draw kernels by He et al. (2015): with Keras' Glorot default VGG16's signal vanishes."""
     keras.utils.set_random_seed(seed)
     model = backbone.constructor(weights=None, include_top=False)
     for number, layer in enumerate(model.layers):
@@ -185,7 +181,7 @@ def _in_folder(backbone: Backbone) -> Path | None:
         return None
     if not Path(folder).is_dir():
         raise InputError(f"FRUITVEG_WEIGHTS={folder}: no such folder; correct or unset it")
-    # Keras' own name first; then the name used where weights are kept in the Keras 3 format.
+    # Keras' name first, then the usual name in the Keras 3 format.
     names = backbone.weights_name, f"{backbone.module}_imagenet_notop.weights.h5"
     if file := next((file for name in names if (file := Path(folder, name)).exists()), None):
         return file
@@ -237,7 +233,7 @@ def _from_file(backbone: Backbone, file: Path, source: str | None = None) -> Sou
             model.set_weights(_read_bundled(file))
         else:
             model.load_weights(file)
-    except Exception as error:  # NumPy, h5py and Keras raise many kinds for what they cannot use
+    except Exception as error:  # NumPy, h5py and Keras raise many kinds
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{file}: not weights of {backbone.name} without top ({reason}); "
@@ -250,7 +246,7 @@ def _from_file(backbone: Backbone, file: Path, source: str | None = None) -> Sou
 
 
 def _read_bundled(file: Path) -> list[np.ndarray]:
-    """Read kernels in 8 bits, with a scale for each output channel, and the rest in 16."""
+    """Read kernels from 8 bits with a scale per output channel, and other values from 16 bits."""
     values = []
     with np.load(file, allow_pickle=False) as archive:
         for name in sorted(archive.files):

@@ -1,1 +1,1 @@
-"""What a reader sees: tables, figures, notebooks and the report bound from them."""
+"""Tables, figures, notebooks and the report."""

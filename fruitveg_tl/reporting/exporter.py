@@ -1,7 +1,7 @@
-"""Notebooks to PDF without LaTeX: Markdown, by pandoc to Typst, which sets the pages.
+"""Notebooks to PDF without LaTeX: pandoc converts Markdown to Typst, which typesets it.
 
-All come as Python wheels. nbconvert knows the exporter as `typst_pdf`, and JupyterLab lists it in
-its menu "Save and Export Notebook As".
+nbconvert registers the exporter as `typst_pdf`; JupyterLab lists it under "Save and Export
+Notebook As".
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from fruitveg_tl.utils.storage import new_file
 
 ASSETS = Path(__file__).with_name("assets")
 COVER = "// --- cover"  # the line of `report.typ` where the first page of a report begins
-# A figure's alternative text is no caption: without `implicit_figures` it stays where it is.
-# Without `smart` two hyphens in a name stay two hyphens.
+# Without `implicit_figures`, alternative texts do not become captions and figures do not float.
+# Without `smart`, two hyphens in a name stay two hyphens.
 MARKDOWN = "markdown-implicit_figures-raw_html-smart+tex_math_dollars"
 
 
@@ -33,7 +33,7 @@ class TypstPDFExporter(Exporter):
     def from_notebook_node(
         self, nb: nbformat.NotebookNode, resources: dict | None = None, **options: Any
     ) -> tuple[bytes, dict]:
-        """Return the PDF; its figures are inside, so none is left in `resources`."""
+        """Return the PDF, figures included, and `resources` without figures."""
         nb, resources = super().from_notebook_node(nb, resources, **options)
         markdown = MarkdownExporter(config=self.config)
         text, resources = markdown.from_notebook_node(nb, resources, **options)
@@ -44,7 +44,7 @@ class TypstPDFExporter(Exporter):
             title = resources.get("metadata", {}).get("name", "notebook")
             typeset({"title": title, "body": to_typst(text, folder)}, folder, pdf)
             content = pdf.read_bytes()
-        # With files beside it, a browser would be sent a ZIP archive.
+        # With further outputs, JupyterLab would send a ZIP archive.
         return content, resources | {"outputs": {}, "output_extension": ".pdf"}
 
 
@@ -62,12 +62,12 @@ def to_typst(markdown: str, figures: Path) -> str:
 
 
 def typeset(parts: Mapping[str, str], folder: Path, pdf: Path) -> None:
-    """Set pages from `report.typ`, its «places» filled in.
+    """Typeset `report.typ` with its «placeholders» filled in.
 
     Args:
-        parts: Typst for each place; without an `abstract` there is no first page.
-        folder: that holds the figures.
-        pdf: where to store it.
+        parts: Typst for each placeholder; without `abstract` there is no title page.
+        folder: the folder of the figures.
+        pdf: the file to write.
     """
     content = (ASSETS / "report.typ").read_text()
     if "abstract" not in parts:

@@ -1,4 +1,4 @@
-"""What the notebooks share: the experiment and its runs; how text, tables and figures are shown."""
+"""Shared code of the notebooks: the experiment and its runs; display of tables and figures."""
 
 import re
 from base64 import b64decode
@@ -35,7 +35,7 @@ STUDIED = "fruits-veges-partial"  # the second set of the committed studies
 
 @dataclass(frozen=True)
 class Experiment:
-    """Images, settings and seeds that a notebook is about.
+    """The images, settings and seeds of a notebook.
 
     Attributes:
         name: of the dataset, e.g. "grocery".
@@ -44,7 +44,7 @@ class Experiment:
         seeds: one run for each.
 
     Raises:
-        InputError: naming a setting that makes no sense.
+        InputError: if a setting is invalid.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Experiment:
     seeds: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        # Before an image is decoded or a network built by such a setting.
+        # Checks the settings before any expensive step.
         which, how = divided(self.settings)
         Selection(self.name, self.label_level, **which)
         RunConfig(next(iter(BACKBONES)), **how)
 
     @property
     def title(self) -> str:
-        """What the images are called, e.g. "grocery-coarse"."""
+        """Name of the images, e.g. "grocery-coarse"."""
         return registry.title(self.name, self.label_level, self.settings.get("resplit", 0))
 
     @cached_property
@@ -80,12 +80,12 @@ class Experiment:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """The images as the experiment's networks see them, see `Images.pixels`."""
+        """The images at the networks' size and crop, see `Images.pixels`."""
         return self.images.pixels(self.size, self.settings.get("crop", RunConfig.crop))
 
     @property
     def as_distributed(self) -> Images:
-        """The images in the splits that they came in, to look at: classes may lack some."""
+        """The images in their published splits, in which classes may be missing."""
         return registry.load(self.name, self.label_level, complete=False)
 
     @staticmethod
@@ -95,7 +95,7 @@ class Experiment:
 
     @property
     def origin(self) -> pd.DataFrame:
-        """Which images, and which code, the figures of a notebook come from."""
+        """The images and the code behind the notebook's figures."""
         known = [run.row["content"] for run in self.committed]
         content = known[0] if known else self.images.digest
         runs = "committed with the project (data/results)" if known else "of this machine"
@@ -105,7 +105,7 @@ class Experiment:
     def committed(self) -> list[Run]:
         """The runs of the committed studies on these images.
 
-        A folder of a user's may bear the name of a study's images: its content is compared.
+        A user's folder may have the same name as a study's images, so the content is compared.
         """
         known = self.committed_as(self.title)
         if not known or self.name in registry.DATASETS or not registry.on_disk(self.name):
@@ -115,12 +115,12 @@ class Experiment:
     def run(self, backbone: str, images: Images | str | None = None, **changes) -> list[Run]:
         """Return the finished runs, one per seed.
 
-        Those of a committed study are read, whichever images and weights this machine has; what
-        this machine has computed on the same images replaces them. What neither has is trained.
+        Runs of this machine on the same images take precedence over committed ones, which are read
+        even if this machine lacks the images and weights. Missing runs are trained.
 
         Args:
             backbone: e.g. "vgg16".
-            images: others than the experiment's, or the name of those of a committed study.
+            images: instead of the experiment's; or the name of a committed study's images.
             changes: settings that differ from the experiment's, e.g. strategy="scratch".
         """
         which, how = divided(self.settings | changes)
@@ -150,7 +150,7 @@ class Experiment:
     def _complete(
         self, runs: list[Run], config: RunConfig, choice: str, labels: int | None
     ) -> list[Run]:
-        """Return a run for every seed, all from the same weights; empty if there are not all."""
+        """Return one run per seed, all from the same weights; empty if a seed is missing."""
         for weights in dict.fromkeys(run.weights for run in runs):
             if (weights == RANDOM) == (choice == "random"):
                 alike = [run for run in runs if run.weights == weights]
@@ -168,7 +168,7 @@ def configure_experiment(
     resplit: int = 0,
     seeds: int = 1,
 ) -> Experiment:
-    """Return the experiment that a notebook's parameters ask for.
+    """Return the experiment for a notebook's parameters.
 
     Args:
         dataset: see `load_images`.
@@ -176,11 +176,11 @@ def configure_experiment(
         size: side of the images in pixels; None is the recipe's.
         epochs: of fine-tuning; None is the recipe's.
         resplit: see `load_images`.
-        seeds: how many runs that differ in their seed to look at. On other images than those of
-            the study, or with other parameters, it is the one seed.
+        seeds: number of seeds to use on the study's images with default parameters; otherwise
+            only `seed` is used.
 
     Raises:
-        InputError: naming the parameter that makes no sense.
+        InputError: if a parameter is invalid.
     """
     name = registry.located(dataset, PATHS.root)
     asked = {"size": size, "finetune_epochs": epochs, "resplit": resplit or None}
@@ -191,16 +191,16 @@ def configure_experiment(
 
 
 def second_set(experiment: Experiment) -> Experiment:
-    """Return the same experiment on the images of FRUITVEG_OTHER, by default those of the study."""
+    """Return the experiment on the images of FRUITVEG_OTHER, by default the study's second set."""
     return replace(experiment, name=config.variable("OTHER") or STUDIED, label_level=None)
 
 
 def missing(experiment: Experiment, *runs: Run) -> str | None:
-    """Say in Markdown what a cell lacks that needs pixels or networks; None if it lacks nothing.
+    """Describe in Markdown the images or networks that this machine lacks; None if it has all.
 
     Args:
-        experiment: whose images are needed.
-        runs: whose networks are needed.
+        experiment: the experiment whose images a cell needs.
+        runs: the runs whose networks it needs.
     """
     if not registry.on_disk(experiment.name):
         way = (
@@ -221,7 +221,7 @@ def missing(experiment: Experiment, *runs: Run) -> str | None:
 
 
 def show_committed(reason: str, notebook: str, tag: str) -> None:
-    """Show what a cell showed when the notebook was committed, and say why.
+    """Show a cell's committed output, and explain why.
 
     Args:
         reason: from `missing`.
@@ -247,11 +247,11 @@ def say(text: str) -> None:
 
 
 def caveat(backbone: Backbone, weights: str) -> None:
-    """Say loudly what a network starts from, where that is not what Keras publishes.
+    """Warn that a network does not start from the weights that Keras publishes.
 
     Args:
         backbone: the registry entry.
-        weights: as results say it.
+        weights: their name in tables.
     """
     if weights == RANDOM:
         say(
@@ -276,18 +276,17 @@ def load_images(dataset: str, resplit: int = 0) -> Images:
     """Load the images that a notebook's parameters name.
 
     Args:
-        dataset: a name from `registry.DATASETS`, or a folder; a relative one starts at the
-            project's root, wherever the kernel works.
+        dataset: a name from `registry.DATASETS`, or a folder, relative to the project's root.
         resplit: 1 to 5 creates new splits, see `data.resplit`.
 
     Raises:
-        InputError: naming what cannot be used.
+        InputError: if the images cannot be used.
     """
     return registry.load(registry.located(dataset, PATHS.root), fold=resplit)
 
 
 def origin(images: Images) -> pd.DataFrame:
-    """Return which images, and which code, the figures of a notebook come from."""
+    """Return the images and the code behind a notebook's figures."""
     return _origin({"images": images.name, "SHA-256": images.digest})
 
 
@@ -296,7 +295,7 @@ def _origin(facts: dict[str, str]) -> pd.DataFrame:
 
 
 def settings(recipe: RunConfig) -> pd.DataFrame:
-    """Return every setting of a recipe, with what it means."""
+    """Return every setting of a recipe with its meaning."""
     values = recipe.to_dict()
     rows = [
         (field.name, values[field.name], field.metadata["help"])
@@ -307,7 +306,7 @@ def settings(recipe: RunConfig) -> pd.DataFrame:
 
 
 def study_seeds(run: Run) -> list[Run]:
-    """Return the runs of the committed studies that were trained as this one, for any seed."""
+    """Return the committed runs that differ from this one only in the seed."""
     alike = [
         other for other in studies.committed_runs() if other.row["content"] == run.row["content"]
     ]
@@ -322,7 +321,7 @@ def show(figure: Figure, name: str, weights: str = "") -> None:
     Args:
         figure: from `plots`.
         name: of the file, without ending.
-        weights: what the network shown started from, as results say it.
+        weights: name in tables of the network's source weights.
     """
     if weights in MAKESHIFT:
         figure.suptitle(weights, fontsize=8)
@@ -330,10 +329,10 @@ def show(figure: Figure, name: str, weights: str = "") -> None:
 
 
 def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
-    """Show a table that reads well on screen, in Git and on paper; its texts are no Markdown."""
+    """Show a table as Markdown, with its texts escaped."""
     frame = frame.map(_as_text).rename(index=_as_text, columns=_as_text)
     frame = frame.rename_axis(index=_as_text, columns=_as_text)
-    # Names stay as they are, also where they look like numbers.
+    # Keep names that look like numbers unchanged.
     named = index and len(frame) and not pd.api.types.is_numeric_dtype(frame.index)
     text = frame.to_markdown(
         index=index, floatfmt=f".{digits}f", disable_numparse=[0] if named else False

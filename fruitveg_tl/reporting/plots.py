@@ -266,8 +266,8 @@ def frozen_and_trained(
 
     Args:
         model: the whole network.
-        frozen: its part in front of the boundary.
-        norms: names of further layers that are never trained: BatchNorm.
+        frozen: its part up to the boundary.
+        norms: names of further frozen layers (BatchNorm).
     """
     layers = [layer for layer in model.layers if layer.weights]
     boundary = {layer.name for layer in frozen.layers}
@@ -301,7 +301,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         for above, start in zip((1.01, 1.07), starts, strict=False):
             if start:
                 axis.axvline(start + 0.5, color="0.4", linewidth=1)
-            # A phase may be shorter than its name.
+            # A phase may be narrower than its label.
             place = {"fontsize": 8, "transform": axis.get_xaxis_transform()}
             axis.text(start + 1, above, history["stage"].iloc[start], **place)
         axis.set(xlabel="epoch", ylabel=name)
@@ -404,10 +404,10 @@ def bands(tables: Mapping[str, pd.DataFrame], x: str, y: str, log: bool = False)
     """Show curves, each with a band from its lowest to its highest value.
 
     Args:
-        tables: name to a table with columns mean, low and high; its index is the place on x.
-        x: label of the lower axis.
-        y: label of the other.
-        log: whether x grows by factors.
+        tables: name to a table with columns mean, low and high, indexed by x.
+        x: label of the x-axis.
+        y: label of the y-axis.
+        log: whether the x-axis is logarithmic.
     """
     figure, axes = _new_figure(2.8)
     axis = axes[0, 0]
@@ -447,10 +447,10 @@ def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
-    """Show accuracy against what it costs, a panel per kind of cost.
+    """Show accuracy against cost, a panel per kind of cost.
 
     Args:
-        table: one row per model: name, accuracy and the columns below.
+        table: one row per model: name, accuracy and the keys of `columns`.
         columns: up to three columns of `table` to their axis labels.
     """
     figure, axes = _new_figure(2.0, 1, len(columns), sharey=True)

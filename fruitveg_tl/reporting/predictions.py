@@ -1,4 +1,4 @@
-"""Predictions for people and for programs: a table, JSON, a page to look through."""
+"""Predictions as CSV, JSON or an HTML page."""
 
 import base64
 import html
@@ -37,24 +37,23 @@ meter { grid-column: span 2; width: 100% }
 
 
 def source(run: Run) -> str:
-    """Say in one line which network answers."""
+    """Describe the predicting network in one line."""
     images = run.row["images"]
     return f"{run.name}: {run.backbone_name}, weights {run.weights}, trained on {images}"
 
 
 def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run) -> None:
-    """Refuse outputs that would overwrite what somebody still needs.
+    """Refuse outputs that would overwrite images, the run or another output.
 
     Args:
         outputs: "csv", "json" or "html" to the file to write.
-        images: files to be classified.
-        run: whose network answers.
+        images: files to classify.
+        run: the run to predict with.
 
     Raises:
-        InputError: if an output is a folder, an existing image, a part of the run or another
-            output.
+        InputError: if an output is a folder, an existing image, part of the run or another output.
     """
-    # Unlike Path.resolve, this lets links pass that lead in a circle.
+    # Unlike Path.resolve, this accepts circular links.
     taken = {Path(os.path.realpath(image)): "one of the images" for image in images}
     for kind, path in outputs.items():
         free = path == STDOUT or is_stream(path)
@@ -63,14 +62,14 @@ def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run
         if run.folder.resolve() in target.parents:
             problem = "a part of the run that answers"
         elif not free and target.exists() and target.suffix.lower() in IMAGE_SUFFIXES:
-            problem = problem or "an image"  # as a shell makes of --csv *.jpg
+            problem = problem or "an image"  # as when a shell expands --csv *.jpg
         if problem:
             raise InputError(f"--{kind} {printable(path)}: {problem}; give another file")
         taken[target] = "given twice"
 
 
 def write_csv(file: Path, answers: Answers) -> None:
-    """Write one row an image: its file, the predicted class, and every class's probability."""
+    """Write one row per image: its file, predicted class and every class's probability."""
     rows = [
         {"file": str(path), "predicted": found.index[0]} | found.sort_index().to_dict()
         for path, found in answers
@@ -83,7 +82,7 @@ def write_csv(file: Path, answers: Answers) -> None:
 
 
 def write_json(file: Path, answers: Answers, run: Run) -> None:
-    """Write which network answers, and for each image every class's probability."""
+    """Write the network's name and every class's probability for each image."""
     images = [
         {"file": str(path), "probabilities": found.astype(float).to_dict()}
         for path, found in answers
@@ -94,20 +93,17 @@ def write_json(file: Path, answers: Answers, run: Run) -> None:
 
 
 def _harmless(text: str) -> str:
-    """Keep a spreadsheet from taking a name for a formula (OWASP, CSV injection)."""
+    """Escape names that a spreadsheet would read as formulas (OWASP, CSV injection)."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def write_page(file: Path, answers: Answers, run: Run) -> None:
-    """Write one self-contained HTML page, the surest prediction first.
-
-    Beside each image is what speaks for its prediction, by Grad-CAM (Selvaraju et al. 2017): dark
-    is what does not count.
+    """Write one self-contained HTML page with Grad-CAM maps, most confident prediction first.
 
     Args:
-        file: where to.
+        file: the file to write.
         answers: from `predict.predict`.
-        run: whose network has answered.
+        run: the run that made the predictions.
     """
     surest = sorted(answers, key=lambda answer: -answer[1].iloc[0])
     title = html.escape(f"{len(surest)} images, answered by {source(run)}")

@@ -1,4 +1,4 @@
-"""READMEs that show what stored runs and executed notebooks say: marked parts are filled in."""
+"""Fill the marked parts of READMEs from stored runs and executed notebooks."""
 
 import re
 
@@ -9,23 +9,22 @@ from fruitveg_tl.config import PATHS
 from fruitveg_tl.reporting import tables
 from fruitveg_tl.utils.errors import InputError
 
-# README.md shows the study, the others their folder's details.
+# README.md shows the study, the other its folder's details.
 FILES = ("README.md", "data/results/README.md")
 
 
 def fill(text: str, runs: pd.DataFrame) -> str:
-    """Replace what stands between the marks of a README, `<!-- MARK … -->` and `<!-- /MARK -->`.
+    """Fill in a README between its marks, `<!-- MARK … -->` and `<!-- /MARK -->`.
 
-    `cell NOTEBOOK TAG` is what the cell with this tag shows in the executed notebook; `results
-    CONTENT` the table of all finished runs on the images whose hash begins so, ablations left out.
-    Within a line the marks stay within that line.
+    `cell NOTEBOOK TAG` becomes the output of the tagged cell; `results CONTENT` becomes the table
+    of runs on the images whose hash begins with CONTENT, without ablations.
 
     Args:
         text: of the README.
         runs: from `studies.by_stage`.
 
     Raises:
-        InputError: if a marked cell or set of images is not there.
+        InputError: if a marked cell or set of images is missing.
     """
     contents = {
         "cell": _cell,
@@ -40,10 +39,7 @@ def fill(text: str, runs: pd.DataFrame) -> str:
 
 
 def tagged_outputs(notebook: nbformat.NotebookNode, tag: str) -> list[dict] | None:
-    """Return what the cell with this tag shows in an executed notebook, by MIME type.
-
-    None if no cell has the tag.
-    """
+    """Return the outputs, by MIME type, of the cell with this tag; None if no cell has it."""
     for cell in notebook.cells:
         if tag in cell.metadata.get("tags", ()):
             return [output.get("data", {}) for output in cell.outputs]
@@ -56,7 +52,7 @@ def _cell(notebook: str, tag: str) -> str:
     if outputs is None:
         raise InputError(f"{file}: no cell has the tag {tag}")
     shown = [data["text/markdown"].strip() for data in outputs if "text/markdown" in data]
-    # A quotation says why the cell shows what it showed before, see `notebook.show_committed`.
+    # Quotations explain a committed output, see `notebook.show_committed`.
     return "\n\n".join(text for text in shown if not text.startswith("> "))
 
 

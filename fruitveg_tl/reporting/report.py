@@ -1,7 +1,7 @@
-"""Bind the notebooks, as committed and as executed here, each into a PDF and an HTML file.
+"""Bind the notebooks, as committed and as executed here, into PDF and HTML files.
 
-nbconvert turns the executed notebooks into Markdown, of the code what builds and trains; pandoc
-turns that into HTML and into Typst, and Typst sets the pages (see `exporter`).
+nbconvert converts executed notebooks to Markdown, keeping only the code that builds and trains;
+pandoc converts that to HTML and to Typst, which typesets the PDF (see `exporter`).
 """
 
 import ast
@@ -31,29 +31,27 @@ from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import new_file, write_json
 
 TITLE = "Transfer learning on images of fruit and vegetables"
-ABSTRACT = ("answer", "models", "scores")  # tags of the cells whose output opens a report
-# What the appendix about FRUITVEG_OTHER is called, and the tag of cells elsewhere about it.
+ABSTRACT = ("answer", "models", "scores")  # tags of cells whose output forms the abstract
+# Name of the appendix about FRUITVEG_OTHER, and tag of the other cells about it.
 SECOND_SET = "second_set"
-RECIPE = "recipe"  # tag of the cells that build and train: their code is bound
+RECIPE = "recipe"  # tag of cells that build and train: the report shows their code
 CODE_LEFT_OUT = "code left out"
-PARAMETERS = "parameters"  # tag of the cell that a reader edits, and `report` sets
-REPEATED = "repeated"  # tag of the cells that say in every notebook what the first has said
+PARAMETERS = "parameters"  # tag of the cell whose values `report` sets
+REPEATED = "repeated"  # tag of cells that every notebook repeats
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, object] | None = None) -> None:
-    """Run a notebook from top to bottom in a fresh kernel and store it with its outputs.
+    """Execute a notebook in a fresh kernel and store it with its outputs.
 
-    The kernel works in the folder of this process: a relative path in a variable means the same
-    there as here.
+    The kernel has the working directory of this process.
 
     Args:
         source: the notebook.
         target: where to store it; may be `source`.
-        parameters: what its cell tagged `parameters` sets otherwise.
+        parameters: new values for its cell tagged `parameters`.
 
     Raises:
-        InputError: if a cell fails, with its error, or the kernel dies; `target` then keeps what it
-            had.
+        InputError: if a cell fails or the kernel dies; then `target` stays unchanged.
         KeyboardInterrupt: after Ctrl-C, once the kernel has ended.
     """
     notebook = nbformat.read(source, as_version=4)
@@ -66,7 +64,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object] | None 
         kernel_name="python3",
         resources={"metadata": {"path": str(Path.cwd())}},
         record_timing=False,
-        # At Ctrl-C an orderly end may hang: the interrupted cell starts a second one beside it.
+        # After Ctrl-C a normal shutdown may hang: the interrupted cell starts a second one.
         shutdown_kernel="immediate",
     )
     _run_cells(client, source)
@@ -82,7 +80,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object] | None 
 
 
 def _with_parameters(source: str, parameters: Mapping[str, object]) -> str:
-    """Return a cell of the form `a, b = 1, 2` with other values; others of its names stay."""
+    """Return a cell of the form `a, b = 1, 2` with the values of `parameters`."""
     (assignment,) = ast.parse(source).body
     values = {
         name.id: ast.literal_eval(value)
@@ -93,13 +91,13 @@ def _with_parameters(source: str, parameters: Mapping[str, object]) -> str:
 
 
 def _run_cells(client: NotebookClient, source: Path) -> None:
-    """Run all cells; a failing one, a dead kernel and Ctrl-C give the errors of `execute`."""
+    """Run all cells; raise the errors of `execute`."""
     try:
         with _progress_of_kernels() as inherited:
-            # What a cell prints on standard error is kept all the same.
+            # The notebook still stores the cells' own standard error.
             client.execute(stderr=subprocess.DEVNULL, **inherited)
     except Exception as error:
-        # nbclient answers Ctrl-C by ending its kernel, and fails in several ways without it.
+        # At Ctrl-C nbclient ends its kernel, then fails in several ways.
         if hasattr(client, "_async_cleanup_kernel_future"):
             raise KeyboardInterrupt from None
         if isinstance(error, DeadKernelError):
@@ -122,13 +120,13 @@ def export(
     """Bind executed notebooks, in this order, into a PDF and an HTML file.
 
     Args:
-        notebooks: executed; each begins with a first-level heading, its title. What cells tagged
-            with one of `ABSTRACT` show stands on the first page; those tagged `REPEATED` are bound
-            from the first notebook alone.
-        folder: where `NAME.pdf` and `NAME.html` are stored, and their figures.
+        notebooks: executed; each begins with its title, a first-level heading. Outputs of cells
+            tagged with one of `ABSTRACT` form the abstract; cells tagged `REPEATED` are bound only
+            from the first notebook.
+        folder: the folder for `NAME.pdf`, `NAME.html` and their figures.
         name: of the files, without ending.
-        about: a line below the title.
-        left_out: tags of cells that are not bound.
+        about: the subtitle.
+        left_out: tags of cells to omit.
 
     Returns:
         the PDF and the HTML file.
@@ -143,7 +141,7 @@ def export(
     html, pdf = folder / f"{name}.html", folder / f"{name}.pdf"
     extra = [f"--resource-path={figures}", f"--metadata=title:{TITLE}"]
     metadata = figures / "metadata.json"
-    # Without a line break at its end pandoc takes a value for one paragraph, tables included.
+    # Without a final line break, pandoc parses a value as one paragraph, tables included.
     write_json(metadata, {"abstract": f"{abstract}\n", "subtitle": about})
     _write_page(text, html, [*extra, f"--metadata-file={metadata}"])
     parts = {"title": TITLE, "subtitle": about}
@@ -154,7 +152,7 @@ def export(
 
 
 def _write_page(text: str, html: Path, extra: list[str]) -> None:
-    """Write one HTML file that holds everything it shows."""
+    """Write one self-contained HTML file."""
     with new_file(html) as temporary:
         pypandoc.convert_text(
             text,
@@ -173,7 +171,7 @@ def _write_page(text: str, html: Path, extra: list[str]) -> None:
 
 
 def _markdown(name: str, notebook: nbformat.NotebookNode, folder: Path, left_out: Set[str]) -> str:
-    """Return a notebook without the cells of some tags, of code the recipe; store its figures."""
+    """Return a notebook as Markdown, with only the recipe's code; store its figures."""
     shown = copy.deepcopy(notebook)
     for cell in shown.cells:
         tags = cell.metadata.get("tags", [])
@@ -192,7 +190,7 @@ def _markdown(name: str, notebook: nbformat.NotebookNode, folder: Path, left_out
 
 
 def _abstract(notebooks: Iterable[nbformat.NotebookNode], folder: Path) -> str:
-    """Return as Markdown what the cells tagged with one of `ABSTRACT` show, in that order."""
+    """Return as Markdown the outputs of the cells tagged with one of `ABSTRACT`, in that order."""
     return "\n\n".join(
         text
         for tag in ABSTRACT
@@ -212,7 +210,7 @@ def _shown(outputs: Iterable[dict], figure: Path) -> Iterator[str]:
 
 
 def _is_download(output: nbformat.NotebookNode) -> bool:
-    """Tell what Keras says while it downloads from what a cell has to say."""
+    """Return whether an output is only Keras' download message."""
     lines = output.get("text", "").splitlines()
     return output.output_type == "stream" and all(
         line.startswith("Downloading data from ") for line in lines if line.strip()
@@ -221,8 +219,8 @@ def _is_download(output: nbformat.NotebookNode) -> bool:
 
 @contextmanager
 def _progress_of_kernels() -> Iterator[dict]:
-    """Name a descriptor of this process's standard error to kernels, and yield how they get it."""
-    if os.name == "nt":  # no process inherits one there
+    """Share standard error with kernels; yield the arguments that let them inherit it."""
+    if os.name == "nt":  # Windows processes cannot inherit it
         yield {}
         return
     descriptor = os.dup(2)
@@ -237,11 +235,10 @@ def chapters(folder: Path, dataset: str | None) -> list[Path]:
     """Return the notebooks in reading order: chapters by number, then appendices.
 
     Args:
-        folder: that holds them.
-        dataset: images that they are executed on; None for those that each names itself. An
-            appendix that carries another data set's name answers questions that these images
-            cannot, and is left out; so is the one about a second set where none is named, and all
-            of them where the images are generated.
+        folder: the folder of the notebooks.
+        dataset: the images to execute them on; None for each notebook's own. Omitted are
+            appendices named after another data set, the one about a second set if FRUITVEG_OTHER
+            is unset, and all appendices for the synthetic set.
     """
     files = sorted(folder.glob("[0-9]*.ipynb"))
     if dataset != config.SYNTHETIC:
@@ -253,20 +250,19 @@ def chapters(folder: Path, dataset: str | None) -> list[Path]:
 
 
 def report(folder: Path, parameters: Mapping[str, object] | None) -> list[Path]:
-    """Bind the notebooks as they are committed, then execute them here and bind that.
+    """Bind the committed notebooks, then execute them here and bind the results.
 
     Args:
-        folder: where everything is stored: `study.pdf` and `.html` from the committed notebooks,
-            `live.pdf` and `.html` from what this machine has just computed.
-        parameters: for every notebook, the `dataset` among them: a name, or a folder's whole path.
-            None to execute each in place, with its own, for committing: they are then bound as the
-            study.
+        folder: the folder for `study.pdf` and `.html` from the committed notebooks, and `live.pdf`
+            and `.html` from this execution.
+        parameters: for every notebook, including `dataset`: a name, or a folder's absolute path.
+            None executes each in place with its own parameters, and binds them as the study.
 
     Returns:
         the PDFs and HTML files.
 
     Raises:
-        InputError: if there are no notebooks or one fails.
+        InputError: if there is no notebook, or one fails.
     """
     dataset = parameters["dataset"] if parameters else None
     sources, study = (chapters(PATHS.notebooks, name) for name in (dataset, None))

@@ -20,7 +20,7 @@ SCORES = {
     "F1": "f1_macro",
     "Top-5": "top5_accuracy",
 }
-LABEL_COUNTS = (1, 2, 5, 10, 20)  # training images of each class that the study asks about
+LABEL_COUNTS = (1, 2, 5, 10, 20)  # training images per class in the study
 
 
 def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
@@ -30,10 +30,9 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
         runs: from `studies.by_stage`, not empty.
 
     Returns:
-        text columns; a score is its mean over the seeds, with half the range from the lowest to
-        the highest seed behind "±" where there are several. The stage names the settings in which
-        runs that share the rest differ. Of two sets of images that have the same name, each carries
-        the first digits of its hash.
+        text columns; a score is the mean over the seeds "±" half their range. The stage includes
+        the settings in which otherwise equal runs differ. Data sets of the same name get the first
+        digits of their hash.
     """
     rows, names = [], _dataset_names(runs)
     kind = ["content", "model", "size", "stage", "weights", "ablation"]
@@ -62,12 +61,10 @@ def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """Return the study's table: one row per model, fine-tuned, and one for their mean.
 
     Args:
-        every: name to the runs of one network, a seed or a fold each, in the same order; those of
-            one place of the same test images.
+        every: name to the runs of one network, one per seed or fold, in the same order.
 
     Returns:
-        text columns, see `evaluated_models`. The last row averages the networks' probabilities,
-        run by run.
+        text columns, see `evaluated_models`; the last row averages the networks' probabilities.
     """
     rows = []
     for name, runs in every.items():
@@ -96,28 +93,28 @@ def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, str]:
 
 
 def _differences(own: str, peers: Iterable[str]) -> str:
-    """Name the settings (as JSON) in which runs of one kind are not alike, with a run's own."""
+    """Return a run's values of the settings (JSON) in which it and its peers differ."""
     others = [json.loads(peer) for peer in peers]
     told = (name for name in others[0] if len({other.get(name) for other in others}) > 1)
     return ", ".join(f"{name} {json.loads(own).get(name)}" for name in told)
 
 
 def _dataset_names(runs: pd.DataFrame) -> dict[str, str]:
-    """Return a name for every content: the folder's, with a few digits where that is not enough."""
+    """Return a name for every content hash: the data set's, with digits if it is ambiguous."""
     names = runs.groupby("content")["dataset"].first()
     ambiguous = names.duplicated(keep=False)
     return {k: f"{name} ({k[:8]})" if ambiguous[k] else name for k, name in names.items()}
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table as GitHub Markdown; what stands in it is text, not Markdown."""
+    """Return a table as GitHub Markdown, with its texts escaped."""
     cells = [[escaped(text) for text in row] for row in table.astype(str).to_numpy()]
     lines = [[*map(escaped, table.columns)], ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def images_per_class(run: Run) -> float:
-    """Return how many training images a class had on average."""
+    """Return the mean number of training images per class."""
     return run.counts["train"] / len(run.classes)
 
 
@@ -127,14 +124,13 @@ def _labels(run: Run) -> float:
 
 
 def label_curves(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
-    """Return the test accuracy by the number of training images of each class.
+    """Return the test accuracy by the number of training images per class.
 
     Args:
-        runs: of one network, with `train_images_per_class` or all images, a seed each.
+        runs: of one network, with `train_images_per_class` or all images, one per seed.
 
     Returns:
-        each stage that the runs have to mean, low and high over the seeds, 0..1; the index is the
-        number of images of a class, rising.
+        stage to mean, low and high over the seeds, 0..1, indexed by images per class, ascending.
     """
     scored = pd.DataFrame(
         [
@@ -150,12 +146,12 @@ def label_curves(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
 
 
 def escaped(text: str) -> str:
-    """Return a text that Markdown shows as it is: names of classes and folders hold anything."""
+    """Escape a text for Markdown."""
     return re.sub(r"[\\`*{}\[\]<>#$~^|@&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", printable(text))
 
 
 def listed(values: pd.Series) -> str:
-    """Name the entries of a series with their values, e.g. "kiwi (0.98), leek (0.50)"."""
+    """List the entries of a series with their values, e.g. "kiwi (0.98), leek (0.50)"."""
     return ", ".join(f"{escaped(name)} ({value:.2f})" for name, value in values.items())
 
 

@@ -1,1 +1,1 @@
-"""The frozen part, computed once, and the training of what lies behind it."""
+"""The frozen part, computed once, and the training of the layers after it."""

@@ -1,9 +1,8 @@
-"""The output of layers that never change, computed once for every image.
+"""The output of the frozen layers, computed once per image.
 
-It is stored for the training images, in a plain view and K seeded augmented ones, and in float32
-for the validation and test images. Linear probe and fine-tuning read only this. An image is seen in
-K + 1 versions over the whole training instead of a new one each epoch: that trades variety for
-speed.
+Training images are stored in a plain and K seeded augmented views, validation and test images in
+float32. The linear probe and fine-tuning read only these. Training sees K + 1 views of each image
+instead of a new one per epoch: less variety, but faster.
 """
 
 import json
@@ -41,18 +40,18 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Outputs:
-    """What some layers give for each image.
+    """Stored outputs of some layers.
 
     Attributes:
-        images: of which the outputs are.
+        images: the images.
         views: K + 1 arrays (t, …) of training images, the plain view first: float16 on disk,
-            float32 in memory of pooled features, uint8 on disk of pixels themselves.
-        held_out: (h, …) array of validation and test images; float32, or uint8 of pixels.
-        train_rows: the rows of the index in `views`, rising.
-        held_out_rows: the rows of the index in `held_out`, rising.
-        key: of all that the outputs depend on.
-        seconds: time it took to compute all this, whenever that was.
-        reused: True if everything was on disk.
+            float32 in memory for pooled features, uint8 on disk for pixels.
+        held_out: (h, …) array of validation and test images; float32, or uint8 for pixels.
+        train_rows: the rows of the index in `views`, ascending.
+        held_out_rows: the rows of the index in `held_out`, ascending.
+        key: identifies the outputs.
+        seconds: time to compute the outputs.
+        reused: whether all outputs were cached.
     """
 
     images: Images
@@ -66,7 +65,7 @@ class Outputs:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image's output."""
+        """Shape of one image's output."""
         return self.held_out.shape[1:]
 
     def training_batches(self, batch_size: int, seed: int, mixup: float = 0.0) -> Batches:
@@ -83,23 +82,23 @@ class Outputs:
         return Batches([self.held_out], self.places("val"), targets, size, key=self.key)
 
     def places(self, split: str) -> np.ndarray:
-        """Return where the validation or the test images are in `held_out`."""
+        """Return the positions of the validation or test images in `held_out`."""
         return np.searchsorted(self.held_out_rows, self.images.rows(split))
 
 
 def frozen_outputs(model: keras.Model | None, images: Images, recipe: RunConfig) -> Outputs:
-    """Send every image through layers that stay frozen, or read what an earlier call has stored.
+    """Compute the output of frozen layers for every image, or read it from the cache.
 
     Args:
-        model: from raw RGB (n, size, size, 3) in 0..255 to the output that is wanted; float32. None
-            for the (augmented) pixels themselves, as uint8.
-        images: to send through it.
-        recipe: whose backbone, size, crop and number of views count.
+        model: from raw RGB (n, size, size, 3) in 0..255 to the output, in float32; None for the
+            (augmented) pixels themselves, as uint8.
+        images: the images.
+        recipe: its backbone, size, crop and views are used.
 
     Raises:
-        InputError: if the weights give values that are not finite, or too large for float16.
+        InputError: if an output is not finite, or too large for float16.
     """
-    # Each backend draws its own random numbers, and augments otherwise.
+    # Augmentation depends on the backend's random numbers.
     origin = [images.pixels_key(recipe.size, recipe.crop), augmentation.RANGES]
     store = _Store(model, recipe, [*origin, keras.backend.backend()])
     parts = _parts(images.viewed_rows, images.held_out, recipe.views)
@@ -116,12 +115,12 @@ def frozen_outputs(model: keras.Model | None, images: Images, recipe: RunConfig)
 
 
 def outputs_of(model: keras.Model, before: Outputs, recipe: RunConfig) -> Outputs:
-    """Send stored outputs through further layers that stay frozen for now.
+    """Compute the output of further frozen layers from stored outputs.
 
     Args:
-        model: from `before` to the output that is wanted, e.g. pooled features; float32.
+        model: from `before` to the output, e.g. pooled features; float32.
         before: from `frozen_outputs`.
-        recipe: whose backbone and size count.
+        recipe: its backbone and size are used.
     """
     store = _Store(model, recipe, [before.key])
     parts = _parts(before.train_rows, before.held_out_rows, len(before.views) - 1)
@@ -135,7 +134,7 @@ def outputs_of(model: keras.Model, before: Outputs, recipe: RunConfig) -> Output
 
 @dataclass(frozen=True)
 class _Part:
-    """Some images in one view: 0 is the plain one; None is the plain one for scores."""
+    """Some images in one view: 0 is plain; None is plain in float32, for held-out images."""
 
     view: int | None
     rows: np.ndarray
@@ -155,7 +154,7 @@ def _parts(train: np.ndarray, held_out: np.ndarray, views: int) -> list[_Part]:
 
 
 class _Store:
-    """A folder of outputs of one model: in float32 of held-out images, rounded of the others."""
+    """A folder of one model's outputs: float32 for held-out images, float16 for the others."""
 
     def __init__(self, model: keras.Model | None, recipe: RunConfig, origin: list):
         self.model, self.recipe = model, recipe
@@ -169,8 +168,8 @@ class _Store:
     def outputs(
         self, images: Images, parts: list[_Part], seen: Callable[[_Part], Iterator[np.ndarray]]
     ) -> Outputs:
-        """Compute what is not on disk yet; `seen` gives the batches of a part."""
-        with exclusive(self.folder):  # runs side by side that differ in the seed share it
+        """Compute the missing outputs; `seen` returns the batches of a part."""
+        with exclusive(self.folder):  # parallel runs of several seeds share it
             missing = [part for part in parts if not self._timing(part).exists()]
             for part in missing:
                 self._compute(part, seen(part))
@@ -181,7 +180,7 @@ class _Store:
         return Outputs(images, views, held_out, *rows, key, seconds, reused=not missing)
 
     def missing_bytes(self, parts: list[_Part]) -> int:
-        """Return how much disk `outputs` will fill."""
+        """Return how many bytes `outputs` will write."""
         size = self.recipe.size
         shape = self.model.output_shape[1:] if self.model else (size, size, 3)
         return sum(
@@ -192,7 +191,7 @@ class _Store:
 
     def _stored(self, part: _Part) -> np.ndarray:
         array = np.load(self._file(part), mmap_mode="r")
-        # Pooled features are small, and read often.
+        # Pooled features are small and read often.
         return np.array(array, np.float32) if array.ndim == 2 else array
 
     def _compute(self, part: _Part, batches: Iterator[np.ndarray]) -> None:
@@ -224,7 +223,7 @@ class _Store:
 
 
 def _view(source: np.ndarray, rows: np.ndarray, view: int | None = None) -> Iterator[np.ndarray]:
-    """Yield rows of an array in batches, augmented in views from 1."""
+    """Yield rows of an array in batches, augmented if `view` is 1 or more."""
     augment = augmentation.augmenter(1000 * view) if view else None
     for start in range(0, len(rows), BATCH):
         batch = source[rows[start : start + BATCH]]
@@ -239,7 +238,7 @@ def _store(batches: Iterable[np.ndarray], count: int, file: Path, what: str) -> 
 
 
 def _write(batches: Iterable[np.ndarray], count: int, file: Path, bar: tqdm) -> None:
-    # A function of its own: Windows renames no file that is still mapped.
+    # A separate function: Windows cannot rename a file that is still mapped.
     array = None
     for start, batch in zip(range(0, count, BATCH), batches, strict=True):
         if not np.isfinite(batch).all():

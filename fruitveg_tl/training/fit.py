@@ -1,4 +1,4 @@
-"""What `model.fit` is given: batches, loss, learning rate, a callback that keeps every epoch."""
+"""Arguments of `model.fit`: batches, loss, learning rate, a callback that stores every epoch."""
 
 import json
 import math
@@ -20,21 +20,19 @@ from fruitveg_tl.utils.storage import new_folder, own_folder, remove, sha256_jso
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of stored outputs for `model.fit`; an epoch's are a function of seed and epoch alone.
+    """Batches of stored outputs for `model.fit`, determined by seed and epoch.
 
-    Give `fit` the argument `shuffle=False`: else Keras shuffles the batches once more, otherwise
-    after every restart.
+    Pass `shuffle=False` to `fit`, or Keras also shuffles the batches, differently after a restart.
 
     Args:
-        views: arrays of the same images, in the same order; with several, each image of the epoch
-            is drawn from a random one of them.
-        places: of the images of this epoch in those arrays, shape (n,).
+        views: arrays of the same images, in the same order; each epoch draws one for each image.
+        places: positions of the images in those arrays, shape (n,).
         targets: one-hot, shape (n, classes).
         batch_size: images per batch.
         seed: decides order, views and mixup; None keeps the order and takes the first view.
-        mixup: alpha of mixup (Zhang et al. 2018): every batch is blended with itself in reverse
-            order, values and targets alike, in a proportion from Beta(alpha, alpha); 0 for none.
-        key: what the views are, for `identity`.
+        mixup: alpha of mixup (Zhang et al. 2018): every batch is blended with its reverse, in a
+            proportion from Beta(alpha, alpha); 0 for none.
+        key: identifies the views.
     """
 
     def __init__(
@@ -47,9 +45,8 @@ class Batches(keras.utils.PyDataset):
         mixup: float = 0.0,
         key: str = "",
     ):
-        # With one worker TensorFlow tunes the pipeline, and an epoch ends only when the tuner's
-        # next period does: after 0.15, 0.31, … 20.5 or 41.0 seconds. With two, Keras waits for a
-        # tenth of a second at the end of an epoch: too long for those of a linear probe.
+        # With one worker TensorFlow tunes the pipeline, which delays an epoch's end to 0.15, 0.31,
+        # … or 41.0 seconds. With two, Keras waits 0.1 s per epoch: too long for a linear probe.
         on_disk = isinstance(views[0], np.memmap)
         super().__init__(workers=2 if on_disk else 1, max_queue_size=4)
         self.views, self.places, self.targets = views, places, targets
@@ -58,12 +55,12 @@ class Batches(keras.utils.PyDataset):
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that decides which batches come."""
+        """SHA-256 of all that determines the batches."""
         settings = [self.key, len(self.views), self.batch_size, self.seed, self.mixup]
         return sha256_json([*settings, self.places.tolist(), self.targets.argmax(1).tolist()])
 
     def start_epoch(self, epoch: int) -> None:
-        """Draw order, views and proportions of an epoch, counted from 0."""
+        """Draw the order, views and mixup proportions of an epoch, counted from 0."""
         n = len(self.targets)
         if self.seed is None:
             self.order, self.choice, self.lam = np.arange(n), np.zeros(n, int), np.ones(len(self))
@@ -88,15 +85,14 @@ class Batches(keras.utils.PyDataset):
 
 @keras.saving.register_keras_serializable("fruitveg_tl")
 class LogitAdjustedCrossentropy(keras.losses.Loss):
-    """A loss that spares the network from learning which classes are frequent.
+    """Logit-adjusted cross-entropy, for imbalanced classes (Menon et al. 2021).
 
-    The cross-entropy of the probabilities times the class priors (their fractions of the training
-    images) to the power `tau`: logit adjustment (Menon et al. 2021). Probabilities without that
-    factor, as a trained network gives them, favour rare classes more.
+    Multiplies the probabilities by the class priors (fractions of the training images) to the power
+    `tau`. The trained network's own probabilities then favour rare classes more.
 
     Args:
         counts: number of training images of each class.
-        tau: 0 is the plain cross-entropy, 1 removes the frequencies wholly.
+        tau: 0 for plain cross-entropy, 1 for full adjustment.
     """
 
     def __init__(self, counts: Sequence[int], tau: float, **options):
@@ -115,10 +111,10 @@ class LogitAdjustedCrossentropy(keras.losses.Loss):
 
 
 def warmup_cosine(rate: float, batches: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Return a learning rate that rises for a tenth of the batches, then falls by a cosine.
+    """Return a learning rate that rises to `rate` in a tenth of `batches`, then decays by cosine.
 
     Args:
-        rate: the highest.
+        rate: the highest rate.
         batches: of the whole fit.
     """
     return keras.optimizers.schedules.CosineDecay(
@@ -127,11 +123,11 @@ def warmup_cosine(rate: float, batches: int) -> keras.optimizers.schedules.Learn
 
 
 class KeepEpochs(keras.callbacks.Callback):
-    """Store every finished epoch, so that a killed fit goes on and a finished one is not repeated.
+    """Store every epoch, so that a killed fit resumes and a finished one is not repeated.
 
-    After each epoch weights, optimizer, history and the best weights are stored in one atomic step
-    below `data/cache/fits`, under a key of all that decides the result (see `identity.fit_key`).
-    Keras' `BackupAndRestore` forgets the history, and `EarlyStopping` its best epoch.
+    Each epoch stores weights, optimizer, history and the best weights in one atomic step below
+    `data/cache/fits`, under `identity.fit_key`. Unlike Keras' `BackupAndRestore` and
+    `EarlyStopping`, it restores the history and the best epoch.
 
         keep = KeepEpochs(model, train, val, epochs=10)
         model.fit(
@@ -140,14 +136,14 @@ class KeepEpochs(keras.callbacks.Callback):
         )
 
     Args:
-        model: compiled. Its weights are the last stored ones afterwards, if there are any.
+        model: compiled; receives the last stored weights, if there are any.
         train: the training batches.
         validation: the validation batches.
-        epochs: the most epochs.
-        patience: stop after this many epochs without a lower validation loss, and leave the model
-            with the weights of the epoch where it was lowest; None to keep the last epoch.
+        epochs: the maximum number of epochs.
+        patience: stop after this many epochs without a lower validation loss, and restore the
+            weights of the epoch where it was lowest; None keeps the last epoch.
         what: name of the fit in progress bars and messages.
-        again: train again although the fit is finished.
+        again: repeat a finished fit.
 
     Attributes:
         start: the epoch to start from, for `fit`'s `initial_epoch`.
@@ -181,7 +177,7 @@ class KeepEpochs(keras.callbacks.Callback):
 
     @property
     def start(self) -> int:
-        """The epoch to start from; after a finished fit the number of epochs."""
+        """The epoch to start from; for a finished fit, the number of epochs."""
         return self.epochs if self._over() else len(self.history)
 
     @property
@@ -192,11 +188,11 @@ class KeepEpochs(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds that all epochs took, whenever they were trained."""
+        """Total seconds of all epochs."""
         return sum(record["seconds"] for record in self.history)
 
     def on_train_begin(self, logs=None):
-        """Show a bar; Keras calls this, as the methods below."""
+        """Show a progress bar; Keras calls this and the methods below."""
         total, done = self.epochs * len(self.train), len(self.history) * len(self.train)
         self._bar = progress(self.what, total, initial=done, unit="batches")
 
@@ -206,7 +202,7 @@ class KeepEpochs(keras.callbacks.Callback):
         self.train.start_epoch(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Move the bar on."""
+        """Advance the bar."""
         self._bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -221,7 +217,7 @@ class KeepEpochs(keras.callbacks.Callback):
         self.model.stop_training = self._over()
 
     def on_train_end(self, logs=None):
-        """Leave the model with the weights to keep, and store those alone."""
+        """Restore the weights to keep, and store only those."""
         self._bar.close()
         if self._is_finished():
             return

@@ -1,4 +1,4 @@
-"""What tells networks and fits from each other, so that nothing finished is computed again."""
+"""Hashes that identify networks and fits, for caches."""
 
 import hashlib
 import json
@@ -10,20 +10,20 @@ import numpy as np
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.storage import sha256_json
 
-# What Keras writes down with its arguments.
+# Classes that Keras serializes with their arguments.
 _DESCRIBED = (keras.layers.Layer, keras.Loss, keras.Optimizer)
 
 
 def model_digest(model: keras.Model) -> str:
-    """Return the SHA-256 of a network's layers and weights; the names of the layers do not count.
+    """Return the SHA-256 of a network's layers and weights, whatever the layers' names.
 
     Raises:
-        ValueError: if a layer cannot be written down.
+        ValueError: if a layer cannot be serialized.
     """
     for layer in model.layers:
         _refuse_incomplete(layer)
     text = json.dumps([type(model).__name__, model.get_config()], sort_keys=True)
-    # Keras numbers what has no name of its own through the whole process.
+    # Keras numbers unnamed objects across the whole process.
     operations = getattr(model, "operations", model.layers)  # a Sequential has none
     names = [model.name, *(operation.name for operation in operations)]
     for number, name in enumerate(dict.fromkeys(names)):
@@ -36,15 +36,14 @@ def model_digest(model: keras.Model) -> str:
 
 
 def fit_key(model: keras.Model, others: Any) -> str | None:
-    """Name a fit by all that decides its result: network, weights, optimizer, loss and data.
+    """Hash all that determines a fit's result: network, weights, optimizer, loss and data.
 
     Args:
         model: compiled, before its first step.
-        others: what else decides it, as JSON can hold it.
+        others: all else that determines it, JSON-serializable.
 
     Returns:
-        16 hexadecimal digits; None if a part is a function, or of a class that Keras cannot write
-        down with its values.
+        16 hexadecimal digits; None if Keras cannot serialize a part.
     """
     try:
         parts = [_written(model.optimizer), _written(model.loss), keras.backend.backend()]
@@ -54,7 +53,7 @@ def fit_key(model: keras.Model, others: Any) -> str | None:
 
 
 def _written(part: Any) -> Any:
-    """Write an optimizer or a loss down, without the name that Keras has numbered."""
+    """Serialize an optimizer or a loss, without its automatic name."""
     _refuse_incomplete(part)
     written = keras.saving.serialize_keras_object(part)
     if isinstance(written, dict):
@@ -63,7 +62,7 @@ def _written(part: Any) -> Any:
 
 
 def _refuse_incomplete(part: Any) -> None:
-    """Refuse what may hold values that its description leaves out."""
+    """Refuse objects whose serialization may be incomplete."""
     if part is None or isinstance(part, str):
         return
     if isinstance(part, keras.layers.Lambda) or not isinstance(part, _DESCRIBED):

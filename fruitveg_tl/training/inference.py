@@ -1,10 +1,10 @@
-"""These images through this network, fast: OpenVINO on a processor, Keras elsewhere.
+"""Fast inference: OpenVINO on a processor, Keras elsewhere.
 
-TensorFlow leaves half of a processor unused where layers are small; an inference engine does not
-(benchmarks/engine.py). Memory stays flat: of however many images, two batches are held at a time.
+With small layers, TensorFlow leaves half of a processor unused; OpenVINO does not
+(benchmarks/engine.py). Memory use is constant: two batches at a time.
 
-bfloat16 has the range of float32 and 8 of its 24 bits of precision. Processors and graphics cards
-that have instructions for it multiply matrices in it several times as fast.
+bfloat16 has the range of float32 and 8 of its 24 bits of precision. Hardware that supports it
+multiplies matrices several times as fast.
 """
 
 import importlib.util
@@ -21,14 +21,14 @@ from fruitveg_tl.utils.errors import InputError
 
 ENGINES = OPENVINO, KERAS = "openvino", "keras"
 BATCH = 32
-REQUEST = 8  # images of one request to OpenVINO, which works on several requests at a time
+REQUEST = 8  # images per OpenVINO request; several requests run in parallel
 
 
 def engine() -> str:
-    """Return the engine at work: `FRUITVEG_ENGINE`, else OpenVINO on a processor that has it.
+    """Return the engine: `FRUITVEG_ENGINE`, else OpenVINO if installed and there is no GPU.
 
     Raises:
-        InputError: if the variable names no engine, or one that cannot be used here.
+        InputError: if `FRUITVEG_ENGINE` is unknown or cannot be used here.
     """
     able = keras.backend.backend() == "tensorflow" and importlib.util.find_spec("openvino")
     chosen = variable("ENGINE") or (OPENVINO if able and not runtime.gpus() else KERAS)
@@ -43,11 +43,11 @@ def engine() -> str:
 
 
 class Inference:
-    """A network, ready to be asked, by several threads too.
+    """A thread-safe network for inference.
 
     Args:
-        model: any network; float32 for OpenVINO. Keras computes as the model was built.
-        precision: that OpenVINO computes in, "float32" or "mixed_bfloat16".
+        model: any network; float32 for OpenVINO.
+        precision: of OpenVINO, "float32" or "mixed_bfloat16"; Keras uses the model's own.
     """
 
     def __init__(self, model: keras.Model, precision: str = "float32"):
@@ -59,13 +59,13 @@ class Inference:
     def outputs(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the network's output for each batch, in order.
 
-        The next batch is made while OpenVINO computes the last one.
+        OpenVINO computes a batch while the next one is prepared.
 
         Args:
-            batches: raw RGB in 0..255 or activations, (b, …) each, any number of them.
+            batches: raw RGB in 0..255 or activations, (b, …) each.
 
         Raises:
-            ValueError: if a batch has another shape than the network's input.
+            ValueError: if the shape of a batch differs from the network's input.
         """
         checked = map(self._checked, batches)
         if self._compiled is None:
@@ -86,11 +86,11 @@ class Inference:
             started = True
         if started:
             yield requests.finish()
-        # Whoever fails or stops half-way does not come here: the next caller gets new requests.
+        # Not reached after a failure or an early stop: the next caller gets new requests.
         self._idle.append(requests)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Return the network's output for all images, (n, …), reading `BATCH` at a time."""
+        """Return the network's output for all images, (n, …), `BATCH` at a time."""
         parts = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
         return np.concatenate(list(self.outputs(parts)))
 
@@ -122,7 +122,7 @@ class _Requests:
         return np.concatenate(self.parts)
 
     def _keep(self, request, number: int) -> None:
-        # The request's own memory is used again by the next one.
+        # The next request reuses the memory of this one.
         self.parts[number] = request.get_output_tensor(0).data.copy()
 
 
@@ -144,12 +144,12 @@ def _traced(model: keras.Model):
 
 
 def training_precision(backbone: Backbone) -> str:
-    """Return the dtype policy that a backbone is trained in on this machine."""
+    """Return the dtype policy for training a backbone on this machine."""
     return runtime.fast_precision(backbone.bfloat16)
 
 
 def frozen_precision(backbone: Backbone) -> str:
-    """Return the dtype policy in which training images go through the frozen part here."""
+    """Return the dtype policy of the frozen part for training images on this machine."""
     if not backbone.frozen_bfloat16:
         return "float32"
     # In OpenVINO every backbone is faster in bfloat16 (benchmarks/engine.py).
@@ -158,17 +158,14 @@ def frozen_precision(backbone: Backbone) -> str:
 
 
 def in_precision(model: keras.Model, policy: str) -> keras.Model:
-    """Return a copy of a network that computes in another number type; its weights stay float32.
+    """Return a copy of a network with another dtype policy; its weights stay float32.
 
-    The layer called "head", a softmax, stays in float32: probabilities near 0 and 1 need it. Keras
-    has no effect of a new dtype policy on layers that were called before, hence a copy.
+    The softmax layer "head" stays in float32, for probabilities near 0 and 1. A copy is necessary:
+    Keras ignores a new policy on layers that were called before.
 
     Args:
         model: a functional model.
         policy: "float32" or "mixed_bfloat16".
-
-    Returns:
-        a model with weights of its own, in the order of `model.get_weights()`.
     """
 
     def copied(layer: keras.Operation) -> keras.Operation:

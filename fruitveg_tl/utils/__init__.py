@@ -1,1 +1,1 @@
-"""What every layer may use: files, errors, progress, the machine."""
+"""Utilities: files, errors, progress, the machine."""

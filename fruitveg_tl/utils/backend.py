@@ -1,7 +1,7 @@
-"""Keras, imported quietly and with settings of its own: the one place that imports it.
+"""Keras, imported quietly and with fixed settings; other modules import it from here.
 
-TensorFlow writes to the terminal while it is imported, before any setting silences it. And a
-machine's `keras.json` may name another float type or axis order: other numbers, or none.
+TensorFlow writes to the terminal during import. A machine's `keras.json` may set another float type
+or axis order, which would change results or fail.
 """
 
 import os
@@ -16,7 +16,7 @@ from fruitveg_tl.utils.errors import InputError, first_line
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep back what the block writes to standard error, below Python too, unless it fails."""
+    """Hide what the block writes to standard error, native code included, unless it fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as written:
@@ -32,10 +32,9 @@ def _silence() -> Iterator[None]:
             os.close(kept)
 
 
-# What TensorFlow has to say on its own account, also about harmless matters; errors are raised.
+# Silences TensorFlow's log; errors are raised anyway.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# OpenVINO, which Keras imports to export a network, reports its use to its makers, unless this
-# package of theirs is not installed.
+# Disables OpenVINO's telemetry; Keras imports OpenVINO to export a network.
 sys.modules.setdefault("openvino_telemetry", None)
 
 try:

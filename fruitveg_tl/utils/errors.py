@@ -1,26 +1,26 @@
-"""The one exception that is shown to the user as a single line."""
+"""The exception that the command line shows as one line."""
 
 import os
 
-# Said after Ctrl-C, by whoever ends the process.
-STOPPED = "stopped; the same command goes on with the steps that are left"
+# Printed after Ctrl-C.
+STOPPED = "stopped; the same command continues with the remaining steps"
 
 
 class InputError(Exception):
-    """Something the user gave (a file, a name, a setting) cannot be used.
+    """A file, name or setting from the user cannot be used.
 
-    The message names the thing and what to do about it. The command line prints it without a
-    traceback and exits with code 2. Several lines mean several independent problems.
+    The message names it and a remedy; each line is an independent problem. The command line prints
+    it without a traceback and exits with code 2.
     """
 
 
 def printable(path: os.PathLike) -> str:
-    """Return a path for a message: what cannot be printed on one line is escaped."""
+    """Return a path for a message, with unprintable characters escaped."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(path)
     )
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or its class name if there is none."""
     return (str(error).splitlines() or [type(error).__name__])[0]

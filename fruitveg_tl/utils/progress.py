@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal and in a live notebook, lines of text everywhere else."""
+"""Progress: a bar in a terminal or a live notebook, lines of text elsewhere."""
 
 import os
 import sys
@@ -16,17 +16,17 @@ EVERY = 60  # seconds between two lines of text
 def progress(
     what: str, total: int, items: Iterable | None = None, initial: int = 0, unit: str = "files"
 ) -> tqdm:
-    """Return a bar that vanishes when done, or its likeness in text; `items` pass through it.
+    """Return a progress bar that disappears when done, or writes lines of text.
 
-    In text, a line says that a phase is over, and every minute before how far it is. `report` has
-    its kernels send theirs to its own standard error: what they print would stay in the notebook.
+    As text, it writes a line every minute and one at the end. In kernels of `report`, it writes to
+    the standard error of `report`, to keep progress out of the notebook.
 
     Args:
         what: name of the phase.
         total: number of steps.
-        items: to iterate over; None where the caller calls `update`.
-        initial: steps that an earlier call has done.
-        unit: what a step is, in the plural.
+        items: to iterate over; None if the caller calls `update`.
+        initial: number of steps already done.
+        unit: name of the steps, in the plural.
     """
     if (stream := _elsewhere()) or not (_in_kernel() or sys.stderr.isatty()):
         return _Lines(items, what, total, file=stream or sys.stderr, initial=initial, unit=unit)
@@ -34,14 +34,14 @@ def progress(
 
 
 def note(text: str) -> None:
-    """Say something between two phases; a live notebook would keep it, so there nothing is said."""
+    """Print a message between two phases, except in a live notebook, which would store it."""
     stream = _elsewhere()
     if stream or not _in_kernel():
         print(text, file=stream or sys.stderr, flush=True)
 
 
 def _elsewhere() -> TextIO | None:
-    """Return the stream of the process that started this kernel, if it is one of `report`'s."""
+    """Return the standard error of `report` if it started this kernel."""
     descriptor = variable("PROGRESS")
     return _stream(int(descriptor)) if descriptor else None
 
@@ -57,20 +57,20 @@ def _in_kernel() -> bool:
 
 
 class _Lines(tqdm):
-    """A bar whose every state is a line."""
+    """A bar that writes lines of text."""
 
     def __init__(self, items: Iterable | None, what: str, total: int, **options):
         options |= {"mininterval": EVERY, "delay": EVERY, "miniters": 1}
         super().__init__(items, what, total, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write how far the phase is."""
+        """Write the current progress."""
         done = self.n - self.initial
         left = self.format_dict["elapsed"] * (self.total - self.n) / done if done else 0
         self._write(f"about {tqdm.format_interval(left)} to go")
 
     def close(self) -> None:
-        """Write that the phase is over, or where it was left."""
+        """Write the final progress."""
         if self.disable:
             return
         self.disable = True

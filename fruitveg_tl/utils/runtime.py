@@ -1,4 +1,4 @@
-"""The machine and the software a run used: part of every result."""
+"""The machine and the software of a run."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]  # of the checkout
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed Python, NumPy and the backend, and ask TensorFlow for reproducible operations."""
+    """Seed Python, NumPy and the backend, and enable TensorFlow's deterministic operations."""
     keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -24,19 +24,19 @@ def make_deterministic(seed: int) -> None:
 
 
 def fast_precision(gains_on_cpu: bool) -> str:
-    """Choose the precision to compute in: bfloat16 where that is faster, else float32.
+    """Return the faster precision on this machine: bfloat16 or float32.
 
     Args:
-        gains_on_cpu: whether the network gains by it on a processor that has the instructions.
+        gains_on_cpu: whether bfloat16 is faster on a processor that supports it.
     """
-    # XLA on a processor computes no faster in it (benchmarks/share_of_peak.py).
+    # XLA on a processor is no faster in bfloat16 (benchmarks/share_of_peak.py).
     able = keras.backend.backend() != "jax" and "avx512_bf16" in _cpuinfo("flags").split()
     return "mixed_bfloat16" if gpus() or (able and gains_on_cpu) else "float32"
 
 
 def gpus() -> list[str]:
-    """Return the names of the accelerators the backend sees; empty on a CPU."""
-    if keras.backend.backend() == "torch":  # for which Keras does not list them
+    """Return the names of the backend's accelerators; empty on a CPU."""
+    if keras.backend.backend() == "torch":  # Keras does not list them for torch
         import torch
 
         return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -44,7 +44,7 @@ def gpus() -> list[str]:
 
 
 def environment() -> dict:
-    """Describe versions, backend, hardware and the commit, as plain values for JSON."""
+    """Return versions, backend, hardware and commit, as plain values for JSON."""
     return {
         "python": platform.python_version(),
         "backend": keras.backend.backend(),
@@ -57,7 +57,7 @@ def environment() -> dict:
 
 
 def origin() -> dict[str, str]:
-    """Say in words which code computes here, and by what."""
+    """Return the commit, the backend and the graphics cards."""
     return {
         "commit": commit(),
         "backend": keras.backend.backend(),
@@ -75,7 +75,7 @@ def commit() -> str:
 
 
 def changed(folder: Path) -> str:
-    """Name the files of a folder that differ from the commit; empty if none does."""
+    """Return the names of a folder's files that differ from the commit; empty if there are none."""
     try:
         lines = _git("status", "--porcelain", "--untracked-files=no", str(folder)).splitlines()
     except (OSError, subprocess.CalledProcessError):

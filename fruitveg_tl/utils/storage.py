@@ -1,7 +1,7 @@
-"""Files and folders on disk: whole or absent, and nobody else's is ever deleted.
+"""Atomic writing of files and folders, without deleting files of others.
 
-`new_file` writes one file; `new_folder` replaces a folder, and `remove` deletes one, only if this
-program made it. Every writer of the package uses one of them.
+`new_file` writes a file; `new_folder` replaces a folder and `remove` deletes one only if this
+program made it. The whole package writes through them.
 """
 
 import glob
@@ -28,13 +28,13 @@ STDOUT = Path("-")
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; what the block writes there becomes the file `path`.
+    """Yield a temporary path; the file written there becomes `path`.
 
-    A regular file is replaced in one step when the block succeeds; otherwise it stays as it was.
-    Links are followed. Devices and FIFOs are written into, and `-` is standard output.
+    If the block succeeds, it replaces a regular file in one step. It follows links and writes into
+    devices and FIFOs; `-` is standard output.
 
     Raises:
-        InputError: if `path` is a folder, a socket, or a link that leads in a circle.
+        InputError: if `path` is a folder, a socket, or a circular link.
     """
     if path == STDOUT or is_stream(path):
         with tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +54,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether a path leads to a device or a FIFO, which has no content to replace."""
+    """Return whether a path leads to a device or a FIFO."""
     with suppress(OSError):
         mode = path.stat().st_mode
         return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
@@ -70,7 +70,7 @@ def file_target(path: Path) -> Path:
     try:
         target = path.resolve()
         there = target.exists()
-    except (OSError, RuntimeError) as error:  # Python says RuntimeError of a circle of links
+    except (OSError, RuntimeError) as error:  # RuntimeError: circular links
         if isinstance(error, PermissionError):
             raise
         raise InputError(f"{printable(path)}: a link that leads nowhere; remove it") from None
@@ -85,7 +85,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; it becomes `path` in one step if the block succeeds.
 
     Raises:
-        InputError: if `path` exists and this program did not make it; nothing is changed then.
+        InputError: if `path` exists and this program did not make it; then nothing changes.
     """
     target = path.resolve()
     _refuse_strangers(target)
@@ -93,14 +93,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         _mark(temporary)
-        _refuse_strangers(target)  # that may have come meanwhile
+        _refuse_strangers(target)  # created meanwhile
         if target.exists():
             target.rename(temporary.with_name("replaced"))
         temporary.rename(target)
 
 
 def own_folder(path: Path) -> Path:
-    """Return a folder that `remove` may delete again, making it if it is missing or empty."""
+    """Return a folder that `remove` may delete; create it if it is missing."""
     path.mkdir(parents=True, exist_ok=True)
     if not any(path.iterdir()):
         _mark(path)
@@ -108,10 +108,10 @@ def own_folder(path: Path) -> Path:
 
 
 def remove(folder: Path) -> int:
-    """Remove a folder of this program's, if it exists; return how many bytes that frees.
+    """Remove one of this program's folders, if it exists; return the number of bytes freed.
 
     Raises:
-        InputError: if this program did not make the folder; nothing is removed then.
+        InputError: if this program did not make the folder; then nothing is removed.
     """
     _refuse_strangers(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -133,7 +133,7 @@ def _refuse_strangers(path: Path) -> None:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target`. After a kill it stays on disk, where no reader looks."""
+    """Yield a hidden temporary path next to `target`; a killed process leaves it on disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
@@ -144,10 +144,10 @@ def _scratch(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Let one process at a time make `path`; others wait at the door.
+    """Let one process at a time make `path`; others wait.
 
-    The lock is the operating system's: it ends with the process, however that ends. What earlier
-    makers that were killed left half done is removed.
+    The operating system releases the lock when the process ends. Leftovers of killed processes are
+    removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -170,10 +170,10 @@ def exclusive(path: Path) -> Iterator[None]:
 def new_array(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     """Return a memory-mapped array in a new file, with its space on disk reserved.
 
-    Without that a disk that fills up would end the process at some later assignment (SIGBUS).
+    Otherwise a full disk would kill the process at a later assignment (SIGBUS).
 
     Raises:
-        OSError: if there is no space for it.
+        OSError: if there is not enough space.
     """
     array = np.lib.format.open_memmap(file, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):  # macOS has none

@@ -7,7 +7,7 @@ from conftest import assert_fits_screens
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pypdf import PdfReader
 
-from fruitveg_tl import options
+from fruitveg_tl import cli
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.reporting import report
 from fruitveg_tl.utils import runtime
@@ -189,9 +189,9 @@ def test_edited_notebooks_are_not_bound_as_committed_ones(tmp_path, monkeypatch)
 
 def test_without_a_data_set_the_report_is_on_the_embedded_one(monkeypatch):
     monkeypatch.delenv("FRUITVEG_DATASET", raising=False)
-    assert options.parser().parse_args(["report"]).dataset == "synthetic"
+    assert cli.parser().parse_args(["report"]).dataset == "synthetic"
     with pytest.raises(SystemExit):
-        options.parser().parse_args(["report", "--dataset", "mine", "--in-place"])
+        cli.parser().parse_args(["report", "--dataset", "mine", "--in-place"])
 
 
 def test_an_appendix_about_other_images_is_left_out(tmp_path, monkeypatch):
