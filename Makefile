@@ -63,10 +63,9 @@ lab: setup       ## open JupyterLab
 	.venv-torch/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
 	touch $@
 
-BENCHMARKS := end_to_end prediction headline engine share_of_peak growth input_path
+BENCHMARKS := end_to_end prediction engine share_of_peak
 
 bench: setup .venv-torch/done  ## measure speed and memory, write benchmarks/results
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[bench]
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:           ## remove .venv, caches and the synthetic set; keep results
