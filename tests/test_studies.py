@@ -167,20 +167,22 @@ def test_the_mean_of_the_networks_is_evaluated_seed_by_seed():
             },
             weights="ImageNet (Keras)",
             training_seconds=100 + seed,
-            row={"fine-tuned parameters": 2_500_000},
         )
 
     # Each network misses one image; what the other says of it is surer.
     one = [run(0, (0.9, 0.1), (0.6, 0.4)), run(2, (0.9, 0.1), (0.6, 0.4))]
     other = [run(0, (0.4, 0.6), (0.1, 0.9)), run(2, (0.4, 0.6), (0.1, 0.9))]
     first, _, mean = tables.models({"A": one, "B": other}).to_dict("records")
-    assert first["Accuracy"] == "0.500 ± 0.000" and mean["Accuracy"] == "1.000 ± 0.000"
-    assert first["Trained parameters"] == "2.5 M" and first["Training time"] == "101 s"
+    assert first["Fine-tuned"] == "0.500 ± 0.000" and mean["Fine-tuned"] == "1.000 ± 0.000"
+    assert first["Frozen only"] == "0.500 ± 0.000" and first["Training time"] == "101 s"
     assert mean["Model"] == "mean of the probabilities" and mean["Training time"] == ""
+    first, _, mean = tables.five_metrics({"A": one, "B": other}).to_dict("records")
+    assert list(first) == ["Model", "Accuracy", "Loss", "Precision", "Recall", "F1"]
+    assert first["Recall"] == "0.500 ± 0.000" and mean["Accuracy"] == "1.000 ± 0.000"
     # Folds have test images of their own.
     one[1], other[1] = (run(2, p, truth=(1,)) for p in ((0.6, 0.4), (0.1, 0.9)))
     *_, mean = tables.models({"A": one, "B": other}).to_dict("records")
-    assert mean["Accuracy"] == "1.000 ± 0.000"
+    assert mean["Fine-tuned"] == "1.000 ± 0.000"
 
 
 def test_a_readme_quotes_an_executed_cell_by_its_tag(tmp_path, monkeypatch):

@@ -31,7 +31,12 @@ from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import new_file, write_json
 
 TITLE = "Transfer learning on images of fruit and vegetables"
-ABSTRACT = ("answer", "models", "scores")  # tags of cells whose output forms the abstract
+ABSTRACT = (
+    "answer",
+    "models",
+    "metrics",
+    "scores",
+)  # tags of cells whose output forms the abstract
 # Name of the appendix about FRUITVEG_OTHER, and tag of the other cells about it.
 SECOND_SET = "second_set"
 RECIPE = "recipe"  # tag of cells that build and train: the report shows their code

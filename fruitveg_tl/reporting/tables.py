@@ -58,38 +58,47 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
-    """Return the study's table: one row per model, fine-tuned, and one for their mean.
+    """Return the study's table: one row per model, and one for the mean of their probabilities.
 
     Args:
         every: name to the runs of one network, one per seed or fold, in the same order.
 
     Returns:
-        text columns, see `evaluated_models`; the last row averages the networks' probabilities.
+        text columns: source weights, test accuracy frozen and fine-tuned, macro F1, training time.
+        A score is the mean over the runs "±" half their range.
     """
     rows = []
-    for name, runs in every.items():
-        seconds = [run.training_seconds for run in runs]
-        probe = pd.Series([run.scores[PROBE]["accuracy"] for run in runs])
-        trained = runs[0].row[f"{FINETUNED} parameters"]
-        rows.append(
-            {"Model": name, "Pre-trained on": runs[0].weights}
-            | _means(run.scores[FINETUNED] for run in runs)
-            | {
-                "Frozen only (accuracy)": _spread(probe),
-                "Trained parameters": f"{trained / 1e6:.1f} M",
-                "Training time": _duration(float(np.mean(seconds))),
-            }
-        )
-    if len(every) > 1:
-        means = zip(next(iter(every.values())), metrics.mean_probabilities(every), strict=True)
-        scores = (metrics.evaluate(run.targets, mean) for run, mean in means)
-        rows.append({"Model": metrics.ENSEMBLE} | _means(scores))
+    for name, scores in _fine_tuned(every).items():
+        row = {"Model": name, "Weights": "", "Frozen only": ""}
+        row |= {"Fine-tuned": _spread(scores["accuracy"]), "Macro F1": _spread(scores["f1_macro"])}
+        if runs := every.get(name):
+            frozen = pd.Series([run.scores[PROBE]["accuracy"] for run in runs])
+            seconds = np.mean([run.training_seconds for run in runs])
+            row |= {"Weights": runs[0].weights, "Frozen only": _spread(frozen)}
+            row |= {"Training time": _duration(float(seconds))}
+        rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
 
-def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, str]:
-    frame = pd.DataFrame(scores)
-    return {title: _spread(frame[name]) for title, name in SCORES.items()}
+def five_metrics(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """Return accuracy, loss, precision, recall and F1 of every model of `models`, fine-tuned."""
+    titles = list(SCORES)[:5]
+    return pd.DataFrame(
+        {"Model": name} | {title: _spread(scores[SCORES[title]]) for title in titles}
+        for name, scores in _fine_tuned(every).items()
+    )
+
+
+def _fine_tuned(every: Mapping[str, Sequence[Run]]) -> dict[str, pd.DataFrame]:
+    """Return for every model, and their mean if there are several, the scores of all runs."""
+    scores = {
+        name: pd.DataFrame([run.scores[FINETUNED] for run in runs]) for name, runs in every.items()
+    }
+    if len(every) > 1:
+        means = zip(next(iter(every.values())), metrics.mean_probabilities(every), strict=True)
+        together = [metrics.evaluate(run.targets, mean) for run, mean in means]
+        scores[metrics.ENSEMBLE] = pd.DataFrame(together)
+    return scores
 
 
 def _differences(own: str, peers: Iterable[str]) -> str:
