@@ -255,39 +255,41 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"fruitveg-tl {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(call: Callable, text: str, more: str = "") -> argparse.ArgumentParser:
-        name = call.__name__.strip("_")
+    def command(name: str, call: Callable, text: str, more: str = "") -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=more or None)
         added.set_defaults(call=call)
         return added
 
-    _add_data(command(_data, "fetch or generate a data set and describe it"))
+    _add_data(command("data", _data, "fetch or generate a data set and describe it"))
     _add_run(
         command(
+            "run",
             _run,
             "train and evaluate networks; finished runs are kept",
             "Train and evaluate networks. Give the command of a killed run again to continue it; "
             "a finished run is not repeated.",
         )
     )
-    _add_table(command(_table, "print the table of evaluated models"))
+    _add_table(command("table", _table, "print the table of evaluated models"))
     _add_report(
         command(
+            "report",
             _report,
             "execute the notebooks and bind them into a PDF and an HTML file",
             "Execute the notebooks in order and bind them into report/live.pdf and .html; the "
             "committed ones become report/study.pdf and .html. Finished runs are not repeated.",
         )
     )
-    _add_predict(command(_predict, "classify images with a saved network"))
-    _add_export(command(_export, "write a saved network in another format"))
+    _add_predict(command("predict", _predict, "classify images with a saved network"))
+    _add_export(command("export", _export, "write a saved network in another format"))
     command(
+        "study",
         _study,
         "for the project's authors: put the runs of this machine into data/results",
         "Replaces the rows of the committed studies by the runs below data/runs that were trained "
         "alike, and adds others on the same images. First it says what it will write.",
     )
-    command(_clean, "free the disk that decoded images and activations take; results stay")
+    command("clean", _clean, "free the disk that decoded images and activations take; results stay")
     return whole
 
 

@@ -47,7 +47,7 @@ def test_a_closed_folder_is_named(home, open_folder, monkeypatch, capsys, closed
     with unprivileged():
         code = cli.main(["run", "--dataset", str(open_folder / "images"), *options])
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
-    assert code == 2 and str(PATHS.data / closed) in line and "rights" in line
+    assert code == 2 and str(PATHS.data / closed) in line and "permissions" in line
     (PATHS.data / closed).chmod(0o777)
     with unprivileged():
         assert cli.main(["run", "--dataset", str(open_folder / "images"), *options]) == 0
