@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 from fruitveg_tl.config import PATHS, STAGES, RunConfig
-from fruitveg_tl.models.backbones import BACKBONES, BUNDLED, MAKESHIFT, RANDOM
+from fruitveg_tl.models.backbones import BACKBONES, BUNDLED, RANDOM
 from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.progress import note
 from fruitveg_tl.utils.storage import new_file, sha256_file
@@ -123,12 +123,6 @@ class Run:
     def weights(self) -> str:
         """The name of the source weights in tables."""
         return self.row["weights"]
-
-    @property
-    def label(self) -> str:
-        """The backbone's name, with its source weights if they are makeshift."""
-        makeshift = f", {self.weights}" if self.weights in MAKESHIFT else ""
-        return self.backbone_name + makeshift
 
     @cached_property
     def stages(self) -> tuple[str, ...]:
