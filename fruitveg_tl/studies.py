@@ -132,7 +132,12 @@ class Run:
     @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
         """For each stage, the test scores of `metrics.evaluate`."""
-        return {s: {name: float(self.row[f"{s} {name}"]) for name in METRICS} for s in self.stages}
+        # A study that is older than a metric lacks it.
+        missing = float("nan")
+        return {
+            s: {name: float(self.row.get(f"{s} {name}", missing)) for name in METRICS}
+            for s in self.stages
+        }
 
     @cached_property
     def seconds(self) -> dict[str, float]:
