@@ -153,7 +153,7 @@ def test_predict_names_a_folder_that_may_not_be_written(predict, open_folder):
     (open_folder / "closed").mkdir(0o555)
     with unprivileged():
         code, said = predict("--csv", open_folder / "closed" / "out.csv")
-    assert code == 2 and "rights" in said.err and not list((open_folder / "closed").iterdir())
+    assert code == 2 and "permissions" in said.err and not list((open_folder / "closed").iterdir())
 
 
 @pytest.mark.reliability("outputs of every kind of target")
