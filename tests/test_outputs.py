@@ -250,7 +250,6 @@ def test_every_writer_of_the_package_goes_through_one_of_two_functions():
         "synthetic.py": {"_save"},
         "grocery.py": {"_unpack", "_fetch_grocery"},  # its own archive in the cache
         "weights.py": {"resolve"},  # a download of this call
-        "pitfalls.py": {"classes_at_the_root"},
         "plots.py": {"save_figure"},
     }
     found = []

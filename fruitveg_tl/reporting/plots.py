@@ -123,16 +123,21 @@ def _line(number: int) -> dict:
     return _point(number) | {"linestyle": STYLES[number % len(STYLES)], "markersize": 4}
 
 
-def _places(axis: Axes, values: Iterable[float]) -> None:
-    """Label these places of a logarithmic axis, but for those that would touch a neighbour."""
+def _label_places(axis: Axes, places: Sequence[float]) -> None:
+    """Label these places of an axis, and no other."""
+    axis.set_xticks(places, [f"{place:.3g}" for place in places], fontsize=8)
+    axis.minorticks_off()
+
+
+def _apart(values: Iterable[float]) -> list[float]:
+    """Leave out what a logarithmic axis would write over its neighbour."""
     ticks = sorted(values)
     least = (ticks[-1] / ticks[0]) ** 0.15
     kept = ticks[:1]
     for value in ticks:
         if value / kept[-1] > least:
             kept.append(value)
-    axis.set_xticks(kept, [f"{value:.3g}" for value in kept], fontsize=8)
-    axis.minorticks_off()
+    return kept
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -417,8 +422,7 @@ def bands(tables: Mapping[str, pd.DataFrame], x: str, y: str, log: bool = False)
         axis.fill_between(curve.index, curve["low"], curve["high"], **band)
     places = sorted({place for curve in tables.values() for place in curve.index})
     axis.set(xlabel=x, ylabel=y, xscale="log" if log else "linear", ylim=(0, None))
-    axis.set_xticks(places, [f"{place:.3g}" for place in places], fontsize=8)
-    axis.minorticks_off()
+    _label_places(axis, places)
     _legend_above(figure, 4, axis)
     sns.despine(figure)
     return figure
@@ -459,7 +463,7 @@ def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
             name = wrapped(entry["name"])
             axis.plot(entry[column], entry["accuracy"], label=name, **_point(number))
         axis.set(xlabel=label, xscale="log")
-        _places(axis, table[column])
+        _label_places(axis, _apart(table[column]))
         axis.margins(0.25)
     axes[0, 0].set_ylabel("accuracy")
     _legend_above(figure, 3, axes[0, 0])

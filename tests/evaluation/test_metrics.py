@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from fruitveg_tl.evaluation.metrics import (
     confusion,
     evaluate,
     macro_f1,
+    mean_probabilities,
     wilson_interval,
 )
 
@@ -111,3 +114,14 @@ def test_an_accuracy_of_one_has_an_interval_too():
     assert wilson_interval(0.0, 10)[0] == pytest.approx(0)
     low, high = wilson_interval(0.5, 1000)
     assert low == pytest.approx(0.469, abs=1e-3) and high == pytest.approx(0.531, abs=1e-3)
+
+
+def test_the_mean_of_the_networks_is_taken_seed_by_seed():
+    def run(*predicted):
+        probabilities = np.full((3, 3), 0.2) + 0.4 * np.eye(3)[list(predicted)]
+        return SimpleNamespace(probabilities={"fine-tuned": probabilities})
+
+    every = {"A": [run(0, 0, 2), run(0, 1, 2)], "B": [run(0, 1, 1), run(1, 1, 1)]}
+    first, second = mean_probabilities(every)
+    np.testing.assert_allclose(first[1], [0.4, 0.4, 0.2])
+    np.testing.assert_allclose(second[0], [0.4, 0.4, 0.2])

@@ -1,4 +1,4 @@
-"""What only one notebook uses lives in its cells: the functions among them."""
+"""What only one notebook uses lives in its cells: functions, and cells by themselves."""
 
 from types import SimpleNamespace
 
@@ -10,16 +10,29 @@ import pytest
 from conftest import PROJECT
 
 from fruitveg_tl.config import FINETUNED
+from fruitveg_tl.evaluation import significance
+
+
+def sources(notebook: str) -> list[str]:
+    cells = nbformat.read(PROJECT / "notebooks" / f"{notebook}.ipynb", 4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
 
 
 def function(notebook: str, name: str):
     """Run the imports of a notebook and the cell that defines a function."""
-    cells = nbformat.read(PROJECT / "notebooks" / f"{notebook}.ipynb", 4).cells
     names = {}
-    for cell in cells:
-        if cell.cell_type == "code" and (f"def {name}(" in cell.source or not names):
-            exec(cell.source.split("\nlines = []")[0], names)
+    for source in sources(notebook):
+        if f"def {name}(" in source or not names:
+            exec(source.split("\nlines = []")[0], names)
     return names[name]
+
+
+def run_cell(notebook: str, text: str, **given) -> dict:
+    """Run the one cell that holds a text, with these names; return all names."""
+    (source,) = (source for source in sources(notebook) if text in source)
+    names = {"np": np, "pd": pd} | given
+    exec(source, names)
+    return names
 
 
 def test_a_run_reaches_an_accuracy_after_the_frozen_part_and_whole_epochs():
@@ -79,3 +92,68 @@ def test_shuffled_kernels_keep_their_values_and_a_constant_map_agrees_with_none(
     flat, slope = np.zeros((1, 4, 4)), np.arange(16.0).reshape(1, 4, 4)
     assert correlation(flat, slope) == 0
     assert correlation(slope, -slope) == pytest.approx(-1)
+
+
+def answer(**accuracies: float) -> str:
+    """Return what 05 answers for these networks."""
+    said = []
+    ranked = sorted(accuracies, key=lambda name: -accuracies[name])
+    correct = {name: np.array([value]) for name, value in accuracies.items()}
+    pairs = pd.DataFrame({"significant": [True]})
+    given = {"ranked": ranked, "correct": correct, "pairs": pairs, "gains": {}, "together": [0.5]}
+    every = {name: [None] for name in accuracies}
+    run_cell(
+        "05_comparison", "winners", **given, every=every, say=said.append, significance=significance
+    )
+    return said[0]
+
+
+def test_ties_share_a_place():
+    assert answer(A=0.5, B=0.9).startswith(
+        "**B is the most accurate: 90.0% of the test images**, followed by A (50.0%). "
+    )
+    assert answer(A=0.9, B=0.9, C=0.8, D=0.8).startswith(
+        "**A and B are the most accurate: 90.0% of the test images**, followed by C and D (80.0%). "
+    )
+
+
+def test_the_gap_is_what_images_seen_before_add():
+    clean, shown = np.arange(300) >= 100, []
+    # All that were seen, half of the others; then by chance.
+    correct = {"A": np.where(clean, np.arange(300) % 2, 1.0), "B": np.arange(300) % 2.0}
+    shows = {"say": shown.append, "table": shown.append}
+    rows = run_cell("A1_evidence", "draws", clean=clean, correct=correct, **shows)["rows"]
+    assert rows["A"]["gap"] == pytest.approx(correct["A"].mean() - 0.5)
+    assert 0 < rows["A"]["low"] < rows["A"]["gap"] < rows["A"]["high"] < 0.3
+    assert rows["B"]["low"] < 0 < rows["B"]["high"] and abs(rows["B"]["gap"]) < 0.01
+    assert "100 of 300 test images" in shown[0]
+
+
+def test_shuffled_predictions_look_like_guessing():
+    served = SimpleNamespace(targets=np.arange(1000) % 10)
+    given = {"served": served, "predicted": served.targets, "accuracy": 1.0, "mistakes": {}}
+    ((shown, true),) = run_cell("A3_pitfalls", "shuffled =", **given)["mistakes"].values()
+    assert true == 1 and 0.05 < shown < 0.15
+
+
+def test_a_test_split_that_chooses_flatters_what_it_chose():
+    correct = np.random.default_rng(1).random((20, 100)) < 0.5
+    runs = [
+        SimpleNamespace(predicted={"fine-tuned": row}, targets=np.ones(100), stages=["fine-tuned"])
+        for row in correct
+    ]
+    found = run_cell("A3_pitfalls", "validation = test", every={"A": runs}, mistakes={})
+    ((shown, true),) = found["mistakes"].values()
+    assert shown > true + 0.05
+
+
+def test_names_that_a_pattern_misses_are_not_tested():
+    def found(*paths):
+        test = pd.DataFrame({"path": paths})
+        predicted, targets = np.array([1, 1, 0, 0])[: len(paths)], np.ones(len(paths))
+        served = SimpleNamespace(test=test, targets=targets)
+        given = {"served": served, "predicted": predicted, "accuracy": 0.5}
+        return run_cell("A3_pitfalls", "*.jpg only", **given, mistakes={}, say=print)["mistakes"]
+
+    assert list(found("a.jpg", "b.jpg", "c.png", "d.JPG").values()) == [(1.0, 0.5)]
+    assert found("c.png") == {}
