@@ -75,12 +75,17 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        images = [self.views[self.choice[i]][self.places[i]] for i in drawn]
-        x, targets = np.stack(images).astype(np.float32), self.targets[drawn]
-        lam = np.float32(self.lam[index])
+        x = np.empty((len(drawn), *self.views[0].shape[1:]), np.float32)
+        for place, i in enumerate(drawn):
+            x[place] = self.views[self.choice[i]][self.places[i]]
+        targets, lam = self.targets[drawn], np.float32(self.lam[index])
         if lam == 1:
             return x, targets
-        return lam * x + (1 - lam) * x[::-1], lam * targets + (1 - lam) * targets[::-1]
+        # Two images fit into the processor's cache; blending the whole batch takes longer.
+        for place in range((len(x) + 1) // 2):
+            one, other = x[place], x[-1 - place]
+            x[place], x[-1 - place] = lam * one + (1 - lam) * other, lam * other + (1 - lam) * one
+        return x, lam * targets + (1 - lam) * targets[::-1]
 
 
 @keras.saving.register_keras_serializable("fruitveg_tl")
