@@ -68,5 +68,5 @@ BENCHMARKS := end_to_end prediction engine share_of_peak
 bench: setup .venv-torch/done  ## measure speed and memory, write benchmarks/results
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-clean:           ## remove .venv, caches and the synthetic set; keep results
+clean:           ## remove .venv, report, caches and the synthetic set; keep results
 	rm -rf .venv .venv-torch report data/cache data/synthetic *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ The notebooks tell the story; this package holds the logic. A tour in reading or
     studies     finished runs as tables, read without Keras
     evaluation/ numbers out: metrics, significance, baselines, Grad-CAM
     reporting/  what a reader sees: tables, figures, notebooks, the report
-    predict, export, grid   a saved network on new images, or elsewhere; many runs at a time
+    classifier, export, grid   a saved network in a program, or elsewhere; many runs at a time
     cli            the command line
     utils/      what every layer may use
 
@@ -31,3 +31,12 @@ logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= loggi
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    # Imported only when used, so that `import fruitveg_tl` stays fast.
+    if name == "Classifier":
+        from fruitveg_tl.classifier import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,6 +27,7 @@ from fruitveg_tl.config import (
 )
 from fruitveg_tl.models.backbones import BACKBONES, backbone_by_name
 from fruitveg_tl.utils.errors import STOPPED, InputError, printable
+from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import STDOUT, new_file, remove
 
 if TYPE_CHECKING:
@@ -44,11 +45,10 @@ _WAYS_OUT = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command.
+    """Run one command and return the exit code.
 
-    Returns:
-        the exit code: 0; 2 for unusable input or a file that cannot be written, with one line
-        per problem on standard error; 130 after Ctrl-C.
+    It is 0; 2 for unusable input or a file that cannot be written, with one line per problem on
+    standard error; 130 after Ctrl-C.
     """
     options = parser().parse_args(arguments)
     try:
@@ -129,10 +129,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def asked_for(options: argparse.Namespace) -> tuple[Selection, list[RunConfig]]:
-    """Return the selection and configurations that `run`'s options override in the profile.
+    """Return the selection and configurations; `run`'s options override the profile.
 
-    Raises:
-        InputError: if a backbone is unknown or a setting is invalid.
+    Raises InputError if a backbone is unknown or a setting is invalid.
     """
     names = [f.name for f in settings() if f.name not in ("dataset", "backbone", "seed")]
     asked = {name: getattr(options, name) for name in names}
@@ -183,8 +182,10 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from fruitveg_tl.predict import choose_run, find_images, predict
+    from fruitveg_tl.classifier import Classifier
+    from fruitveg_tl.data.folders import find_images
     from fruitveg_tl.reporting import predictions
+    from fruitveg_tl.studies import choose_run
 
     if options.top < 1:
         raise InputError(f"--top {options.top}: at least 1")
@@ -196,14 +197,19 @@ def _predict(options: argparse.Namespace) -> None:
     print(f"answered by {predictions.source(run)}", file=sys.stderr)
     shown = sys.stderr if STDOUT in outputs.values() else sys.stdout
     answers = []
-    try:
-        for path, probabilities in predict(files, run) if files else ():
-            answers.append((path, probabilities))
-            top = probabilities.head(options.top)
-            best = ", ".join(f"{printable(name)} {value:.1%}" for name, value in top.items())
-            print(f"{printable(path)}: {best}", file=shown)
-    except InputError as error:
-        problems.append(str(error))
+    if files:
+        classify = Classifier.load(run.folder)
+        print(predictions.sure(classify), file=sys.stderr)
+        found = classify.answers(files, len(classify.classes))
+        for path, answer in zip(files, progress("predict", len(files), found), strict=True):
+            if answer.problem:
+                problems.append(answer.problem)
+                continue
+            answers.append((path, answer))
+            top = list(answer.top.items())[: options.top]
+            best = ", ".join(f"{printable(name)} {value:.1%}" for name, value in top)
+            doubt = "" if answer.label else "not sure: "
+            print(f"{printable(path)}: {doubt}{best}", file=shown)
     if not answers:
         raise InputError("\n".join(problems))
     if options.csv:
@@ -220,7 +226,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from fruitveg_tl.export import export
-    from fruitveg_tl.predict import choose_run
+    from fruitveg_tl.studies import choose_run
 
     run = choose_run(options.run)
     file, difference = export(run, options.format, options.folder)

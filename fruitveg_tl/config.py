@@ -9,13 +9,38 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from fruitveg_tl.utils.errors import InputError
 
-SPLITS = ("train", "val", "test")
-STAGES = PROBE, FINETUNED, SCRATCH = "linear probe", "fine-tuned", "scratch"
+
+class Split(StrEnum):
+    """The splits; `TRAIN`, `VAL` and `TEST` for short."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+class Stage(StrEnum):
+    """What a run evaluates; `PROBE`, `FINETUNED` and `SCRATCH` for short."""
+
+    PROBE = "linear probe"
+    FINETUNED = "fine-tuned"
+    SCRATCH = "scratch"
+
+
+class Strategy(StrEnum):
+    """How a run trains: `RunConfig.strategy`."""
+
+    TRANSFER = "transfer"
+    SCRATCH = "scratch"
+
+
+SPLITS = TRAIN, VAL, TEST = tuple(Split)
+STAGES = PROBE, FINETUNED, SCRATCH = tuple(Stage)
 SYNTHETIC = "synthetic"  # the default data set
 RESPLIT = "--resplit (resplit = 1 in notebooks)"  # as messages name it
 
@@ -40,11 +65,7 @@ class _Checked:
 
 @dataclass(frozen=True)
 class Selection(_Checked):
-    """Names of the images and source weights to use.
-
-    Raises:
-        InputError: if a value is invalid; names the valid ones.
-    """
+    """Names of the images and source weights to use; an InputError names the valid values."""
 
     dataset: str = _setting(MISSING, str, "name of a data set, or a folder of class folders")
     label_level: str | None = _setting(
@@ -67,16 +88,14 @@ class Selection(_Checked):
 class RunConfig(_Checked):
     """How to train a network; `python -m fruitveg_tl run --help` describes each field.
 
-    None means the default of the backbone's registry entry.
-
-    Raises:
-        InputError: if a setting is invalid; names the valid values.
+    None means the default of the backbone's registry entry. An InputError names the valid values.
     """
 
     backbone: str = _setting(MISSING, str, "name of a network of keras.applications")
     strategy: str = _setting(
-        "transfer", str, "transfer: linear probe, then fine-tuning (Kumar et al. 2022); scratch: "
-        "random initialisation, all layers trained", choices=("transfer", "scratch"),
+        str(Strategy.TRANSFER), str, "transfer: linear probe, then fine-tuning (Kumar et al. "
+        "2022); scratch: random initialisation, all layers trained",
+        choices=tuple(map(str, Strategy)),
     )  # fmt: skip
     size: int = _setting(224, int, "side of the images in pixels", least=32)
     crop: float = _setting(
@@ -194,24 +213,14 @@ def recipe(dataset: str) -> dict[str, Any]:
 
 
 def ablations_in_words(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """Name a run's ablations: declared ones in use, and settings of the recipe set to 0.
-
-    Args:
-        used: settings of a run; unused ablations may be absent.
-        usual: the recipe, see `recipe`.
-    """
+    """Name a run's ablations: declared ones in use, and settings of the recipe set to 0."""
     names = [f.name for f in settings(ablations=True) if used.get(f.name, f.default) != f.default]
     names += [name for name, value in used.items() if value == 0 and usual.get(name)]
     return ", ".join(f"{name} {used[name]}" for name in dict.fromkeys(names))
 
 
 def command(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """Return the command of a run, with every setting that differs from the recipe.
-
-    Args:
-        used: fields of `Selection` and `RunConfig`.
-        usual: the recipe of the images, see `recipe`.
-    """
+    """Return the command of a run, with every setting that differs from its images' recipe."""
     own = {"dataset": "--dataset", "backbone": "--backbones", "seed": "--seeds"}
     words = ["python", "-m", "fruitveg_tl", "run"]
     for setting in settings():
@@ -262,10 +271,7 @@ def temporary_variable(name: str, value: str) -> Iterator[None]:
 
 
 def keras_home() -> Path:
-    """Return the folder where Keras stores downloads.
-
-    Keras itself reads KERAS_HOME only at import, and falls back to /tmp if the folder is missing.
-    """
+    """Return Keras' download folder; Keras itself reads KERAS_HOME at import, else uses /tmp."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
 
 
@@ -275,11 +281,7 @@ def environment() -> dict[str, str]:
 
 
 def refuse_unknown_variables() -> None:
-    """Check for unknown `FRUITVEG_` variables.
-
-    Raises:
-        InputError: if there are any; names each.
-    """
+    """Raise an InputError that names each unknown `FRUITVEG_` variable."""
     unknown = [k for k in os.environ if k.startswith("FRUITVEG_") and k not in VARIABLES]
     if unknown:
         guesses = {k: " or ".join(get_close_matches(k, VARIABLES, 2)) for k in unknown}
@@ -294,18 +296,11 @@ def refuse_unknown_variables() -> None:
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-@dataclass
 class Paths:
-    """Every folder of the project.
+    """Every folder of the project, below `FRUITVEG_HOME` or else the checkout."""
 
-    Attributes:
-        root: parent of the others; `FRUITVEG_HOME`, else the checkout.
-        weights: the bundled weights, always the checkout's.
-    """
-
-    root: Path
-    weights: Path = CHECKOUT / "data" / "weights"
-
+    weights = CHECKOUT / "data" / "weights"  # the bundled ones
+    root = property(lambda self: Path(variable("HOME") or CHECKOUT), doc="Parent of the others.")
     data = property(lambda self: self.root / "data", doc="Images, caches and results.")
     cache = property(lambda self: self.data / "cache", doc="Files that can be recomputed.")
     results = property(lambda self: self.data / "results", doc="The committed studies.")
@@ -315,4 +310,4 @@ class Paths:
     report = property(lambda self: self.root / "report", doc="The report and its sources.")
 
 
-PATHS = Paths(Path(variable("HOME") or CHECKOUT))
+PATHS = Paths()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fruitveg_tl.data import preprocess
+from fruitveg_tl.models.compiled import CONFIDENCE
 from fruitveg_tl.studies import Run
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError, first_line, printable
@@ -90,29 +91,19 @@ FORMATS = {
 
 
 def export(run: Run, name: str, folder: Path) -> tuple[Path, float]:
-    """Write a run's network in another format and compare the two.
+    """Write a run's network in another of `FORMATS` and compare the two.
 
     Also writes `classes.json` (the classes in output order), `input.json` (the input format) and
-    `preprocess.py` (which converts an image file to that format).
-
-    Args:
-        run: a finished run with its network.
-        name: one of `FORMATS`.
-        folder: a new folder, created in one atomic step.
-
-    Returns:
-        the network's file, and the largest difference in probability on `IMAGES` random images.
-
-    Raises:
-        InputError: if the folder exists, a package is missing, the network cannot be converted, or
-            the two differ by more than `TOLERANCE`.
+    `preprocess.py` (which converts an image file to that format). `folder` must be new; it is
+    created in one atomic step. Returns the network's file, and the largest difference in
+    probability on `IMAGES` random images. Raises InputError if the folder exists, a package is
+    missing, the network cannot be converted, or the two differ by more than `TOLERANCE`.
     """
     wanted = FORMATS[name]
     if folder.exists():
         raise InputError(f"{printable(folder)}: it exists; give a new folder")
-    for package in filter(None, (wanted.package, wanted.runtime)):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"export to {name} needs {package}: pip install {package}")
+    for package in (wanted.package, wanted.runtime):
+        _refuse_missing(f"export to {name}", package)
     model, size = run.load_model(), run.config.size
     images = np.random.default_rng(0).uniform(0, 255, (IMAGES, size, size, 3)).astype(np.float32)
     own = keras.ops.convert_to_numpy(model(images, training=False))
@@ -129,8 +120,27 @@ def export(run: Run, name: str, folder: Path) -> tuple[Path, float]:
             raise InputError(f"export to {name}: its probabilities differ by {difference:.1e}")
         shutil.copyfile(preprocess.__file__, temporary / "preprocess.py")
         (temporary / "classes.json").write_text(json.dumps(run.classes, ensure_ascii=False))
+        if (confidence := run.folder / CONFIDENCE).exists():
+            shutil.copyfile(confidence, temporary / CONFIDENCE)
         (temporary / "input.json").write_text(json.dumps(_input(run, name), indent=1))
     return folder / wanted.file, difference
+
+
+def reader(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return an exported network as a function: float32 RGB (n, size, size, 3) to probabilities.
+
+    Raises FileNotFoundError if the folder holds none, InputError if a package is missing.
+    """
+    for name, wanted in FORMATS.items():
+        if (folder / wanted.file).exists():
+            _refuse_missing(name, wanted.runtime)
+            return wanted.reader(folder / wanted.file)
+    raise FileNotFoundError(2, "no network", str(folder / "model"))
+
+
+def _refuse_missing(name: str, package: str | None) -> None:
+    if package and importlib.util.find_spec(package) is None:
+        raise InputError(f"{name} needs {package}: pip install {package}")
 
 
 def _input(run: Run, name: str) -> dict:

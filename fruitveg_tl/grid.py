@@ -1,7 +1,6 @@
 """Parallel runs on one or several machines, with Ray (the optional extra `grid`)."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,27 +12,17 @@ from fruitveg_tl.utils.errors import InputError
 from fruitveg_tl.utils.progress import progress
 
 RETRIES = 2
-
-
 Job = tuple[Images, SourceWeights, RunConfig]
 
 
 def run_grid(jobs: Sequence[Job], workers: int, force: bool = False) -> list[Run]:
-    """Run jobs in parallel, with the same result folders as in sequence.
+    """Run jobs (arguments of `run.train`) in parallel, with the same result folders as in sequence.
 
     If a worker dies, its run is retried and resumes. If RAY_ADDRESS is set, that cluster's size
     limits the parallel runs; its machines need the project at one path on a shared file system.
-
-    Args:
-        jobs: arguments of `run.train`.
-        workers: number of parallel runs on this machine, which share its cores or graphics cards.
-        force: repeat finished runs.
-
-    Returns:
-        the finished runs, in the order of `jobs`.
-
-    Raises:
-        InputError: if Ray is missing, or, after all other runs, if runs failed: one line each.
+    Otherwise `workers` runs at a time share this machine's cores or graphics cards. `force` repeats
+    finished runs. Returns the runs in the order of `jobs`. Raises InputError if Ray is missing, or,
+    after all other runs, if runs failed: one line each.
     """
     try:
         import ray
@@ -51,7 +40,7 @@ def run_grid(jobs: Sequence[Job], workers: int, force: bool = False) -> list[Run
     try:
         if cards := ray.cluster_resources().get("GPU"):
             resources["num_gpus"] = min(1, cards / workers)
-        return _run_all(ray.remote(max_retries=0, **resources)(_one), jobs, force)
+        return _run_all(ray.remote(max_retries=RETRIES, **resources)(_one), jobs, force)
     finally:
         ray.shutdown()
 
@@ -67,23 +56,17 @@ def _run_all(one, jobs: Sequence[Job], force: bool) -> list[Run]:
     ]
     folders: dict[int, Path] = {}
     failed: list[str] = []
-    waiting = {one.remote(*asked): (i, 0) for i, asked in enumerate(arguments)}
+    waiting = {one.remote(*asked): i for i, asked in enumerate(arguments)}
     with progress("runs", len(jobs)) as bar:
         while waiting:
             (done,), _ = ray.wait(list(waiting))
-            i, tries = waiting.pop(done)
+            i = waiting.pop(done)
             try:
                 folders[i] = ray.get(done)
-            except InputError as error:  # a retry would fail again
+            except InputError as error:
                 failed.append(f"{_name(jobs[i])}: {error.cause}")
-            except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[-1]
-                if tries == RETRIES:
-                    failed.append(f"{_name(jobs[i])}: failed {tries + 1} times: {reason}")
-                else:
-                    print(f"WARNING: {_name(jobs[i])} is tried again: {reason}", file=sys.stderr)
-                    waiting[one.remote(*arguments[i])] = i, tries + 1
-                    continue
+            except ray.exceptions.RayError as error:  # the worker died RETRIES + 1 times
+                failed.append(f"{_name(jobs[i])}: {str(error).strip().splitlines()[-1]}")
             bar.update()
     if failed:
         raise InputError("\n".join(failed))

@@ -2,10 +2,11 @@
 
 The protocol is LP-FT (Kumar et al. 2022): a linear probe on the frozen backbone, then fine-tuning
 from that head at a low rate, so that random gradients never reach pre-trained layers. BatchNorm
-stays in inference mode. Early stopping uses the validation split; the test split is used once,
-after training. Notebooks 02 to 04 repeat the steps in plain Keras, with the same results.
+stays in inference mode. The linear probe stops early by the validation split; the test split is
+used once, after training. Notebooks 02 to 04 repeat the steps in plain Keras, with the same
+results.
 
-Every score is that of the saved network in float32.
+Every score is computed in float32, with the weights that are saved.
 """
 
 import json
@@ -27,8 +28,11 @@ from fruitveg_tl.config import (
     PATHS,
     PROBE,
     SCRATCH,
+    TEST,
+    VAL,
     RunConfig,
     Selection,
+    Strategy,
     ablations_in_words,
     command,
     divided,
@@ -45,9 +49,10 @@ from fruitveg_tl.models.backbones import (
     backbone_by_name,
     with_defaults,
 )
+from fruitveg_tl.models.compiled import CONFIDENCE
 from fruitveg_tl.models.network import Network, build_network, trainable_parameters, unfreeze
 from fruitveg_tl.models.weights import SourceWeights
-from fruitveg_tl.studies import MODEL, MODEL_HASH, PROBE_HEAD, Run
+from fruitveg_tl.studies import MODEL, PROBE_HEAD, Run
 from fruitveg_tl.training import inference
 from fruitveg_tl.training.features import Outputs, frozen_outputs, outputs_of
 from fruitveg_tl.training.fit import KeepEpochs, LogitAdjustedCrossentropy, warmup_cosine
@@ -60,7 +65,13 @@ from fruitveg_tl.training.inference import (
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.progress import note
-from fruitveg_tl.utils.storage import exclusive, new_folder, sha256_file, sha256_json, write_json
+from fruitveg_tl.utils.storage import (
+    exclusive,
+    new_folder,
+    record_hashes,
+    sha256_json,
+    write_json,
+)
 
 # Images per batch from scratch, which limits memory; more were no faster on two cores.
 SCRATCH_BATCH = 16
@@ -71,12 +82,9 @@ CHECKED, TOLERANCE = 64, 1e-5  # images, and the largest difference in probabili
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs that determine a run's result.
+    """The inputs that determine a run's result: `images` are split as the run uses them.
 
-    Attributes:
-        images: split as the run uses them.
-        source: the weights to start from.
-        recipe: how to train, with the backbone's own settings filled in.
+    `source` holds the weights to start from. `recipe` has the backbone's own settings filled in.
     """
 
     images: Images
@@ -130,16 +138,7 @@ class _Trained:
 
 
 def recipe_for(images: Images, backbone: str, **changes: Any) -> RunConfig:
-    """Return the complete settings of a backbone on these images.
-
-    Args:
-        images: the images with their `recipe`.
-        backbone: e.g. "vgg16".
-        changes: settings that differ from the recipe; None keeps the recipe's.
-
-    Raises:
-        InputError: if a setting is invalid.
-    """
+    """Return all settings of a backbone on these images; a change to None keeps the recipe's."""
     _, usual = divided(images.recipe)
     changed = {name: value for name, value in changes.items() if value is not None}
     return with_defaults(RunConfig(**(usual | {"backbone": backbone} | changed)))
@@ -148,14 +147,7 @@ def recipe_for(images: Images, backbone: str, **changes: Any) -> RunConfig:
 def train(images: Images, source: SourceWeights, config: RunConfig, force: bool = False) -> Run:
     """Train and evaluate one network, or return the finished run of an earlier call.
 
-    Args:
-        images: to train and test on.
-        source: weights to start from.
-        config: how to train.
-        force: repeat a finished run.
-
-    Raises:
-        InputError: if images, weights or settings cannot be used.
+    `force` repeats a finished run. Raises InputError if images, weights or settings cannot be used.
     """
     inputs = Inputs(images, source, with_defaults(config))
     if not force and (finished := studies.find(inputs.identity)):
@@ -166,7 +158,7 @@ def train(images: Images, source: SourceWeights, config: RunConfig, force: bool 
             return finished
         if source.source in MAKESHIFT:
             note(f"WARNING: {inputs.backbone.name}: {source.source}")
-        run = _transfer if inputs.recipe.strategy == "transfer" else _scratch
+        run = _transfer if inputs.recipe.strategy == Strategy.TRANSFER else _scratch
         return _save(inputs, run(inputs, force))
 
 
@@ -175,14 +167,11 @@ def jobs(
 ) -> Iterator[tuple[Images, SourceWeights, RunConfig]]:
     """Yield the arguments of `train` for every run; load each backbone's weights once.
 
-    Args:
-        images: the images of the selection.
-        selection: its weights and number of training images per class are used.
-        configs: how to train.
+    Of `selection`, the weights and the number of training images per class are used.
     """
     loaded: dict[tuple, SourceWeights] = {}
     for config in configs:
-        choice = "random" if config.strategy == "scratch" else selection.weights
+        choice = "random" if config.strategy == Strategy.SCRATCH else selection.weights
         # Random weights are drawn by the run's seed.
         key = (config.backbone, choice, config.seed if choice == "random" else 0)
         if key not in loaded:
@@ -220,13 +209,7 @@ def pooled_outputs(inputs: Inputs, network: Network) -> tuple[Outputs, Outputs]:
 def pooled_features(images: Images, source: SourceWeights, config: RunConfig) -> np.ndarray:
     """Return the pooled features of every image, cached or computed now.
 
-    Args:
-        images: split as a run uses them.
-        source: the weights that the run starts from.
-        config: how it is trained.
-
-    Returns:
-        float32 (n, d), in the order of the index; NaN for unused images.
+    They are float32 (n, d), in the order of the index; NaN for unused images.
     """
     inputs = Inputs(images, source, replace(with_defaults(config), views=0))
     _, found = pooled_outputs(inputs, starting_network(inputs))
@@ -352,7 +335,8 @@ def _save(inputs: Inputs, trained: _Trained) -> Run:
     folder = found.folder if found and found.folder.parent == PATHS.runs else inputs.folder
     with new_folder(folder) as temporary:
         trained.network.model.save(temporary / MODEL)
-        (temporary / MODEL_HASH).write_text(f"{sha256_file(temporary / MODEL)}  {MODEL}\n")
+        record_hashes(temporary / MODEL, *inference.save_openvino(trained.network.model, temporary))
+        write_json(temporary / CONFIDENCE, _confidence(inputs, trained))
         if trained.probe_head:
             kernel, bias = trained.probe_head
             np.savez(temporary / PROBE_HEAD, kernel=kernel, bias=bias)
@@ -368,21 +352,21 @@ def _save_tables(
     inputs: Inputs, trained: _Trained, folder: Path, name: str, difference: float
 ) -> None:
     images, arrays = inputs.images, {}
-    places = {s: np.searchsorted(images.held_out, images.rows(s)) for s in ("val", "test")}
+    places = {s: np.searchsorted(images.held_out, images.rows(s)) for s in (VAL, TEST)}
     for stage, probabilities in trained.probabilities.items():
         stem = f"{name}/{studies.slug(stage)}"
         for split, rows in places.items():
             arrays[f"{stem}/{split}"] = probabilities[rows].astype(np.float16)
-        predicted = probabilities[places["test"]].argmax(1)
+        predicted = probabilities[places[TEST]].argmax(1)
         arrays[f"{stem}/predicted"] = predicted.astype(np.min_scalar_type(len(images.classes)))
     history = pd.DataFrame(trained.history)
     history.insert(0, "run", name)
     kept = [images.index.loc[images.rows(split)] for split in places]
     shown = pd.concat(kept)[["split", "path", "label"]].assign(leaked="")
     shown.insert(0, "images", images.name)
-    targets = images.targets[images.rows("test")]
+    targets = images.targets[images.rows(TEST)]
     scores = {
-        stage: metrics.evaluate(targets, probabilities[places["test"]])
+        stage: metrics.evaluate(targets, probabilities[places[TEST]])
         for stage, probabilities in trained.probabilities.items()
     }
     row = _row(inputs, trained, scores) | {"saved network differs by": difference}
@@ -396,7 +380,7 @@ def _row(inputs: Inputs, trained: _Trained, scores: Mapping[str, Mapping[str, fl
     by_source = {RANDOM: "random", BUNDLED: "bundled"}
     asked = {"weights": by_source.get(source.source, source.path or "auto")}
     asked |= images.asked
-    transfer = recipe.strategy == "transfer"
+    transfer = recipe.strategy == Strategy.TRANSFER
     if not transfer:
         asked["weights"] = "auto"
     environment = runtime.environment()
@@ -438,6 +422,14 @@ def _usual(inputs: Inputs) -> dict:
     return usual | {
         name: value for name, value in inputs.images.recipe.items() if value is not None
     }
+
+
+def _confidence(inputs: Inputs, trained: _Trained) -> dict[str, float]:
+    """Return the confidence from which the network's answers are sure, see `metrics.sure_from`."""
+    images = inputs.images
+    places = np.searchsorted(images.held_out, images.rows(VAL))
+    final = list(trained.probabilities.values())[-1]
+    return metrics.sure_from(images.targets[images.rows(VAL)], final[places])
 
 
 def _difference_of_the_saved(inputs: Inputs, trained: _Trained, file: Path) -> float:

@@ -13,7 +13,9 @@ A study is a folder:
 `data/results` holds the committed studies, `data/runs` a study of one row for each run of this
 machine, with its network:
 
-    model.keras, model.keras.sha256   the whole network, for raw RGB, and its hash
+    model.keras, model.xml, model.bin the whole network, for raw RGB: for Keras, for OpenVINO
+    model.keras.sha256                their hashes
+    confidence.json                   the confidence from which its answers are sure
     probe.npz                         the linear probe: kernel and bias of its softmax layer
     preprocess.py, config.json, classes.json   to use the network without this package
 """
@@ -29,16 +31,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl.config import PATHS, STAGES, RunConfig
+from fruitveg_tl.config import PATHS, STAGES, TEST, TRAIN, VAL, RunConfig, settings
 from fruitveg_tl.models.backbones import BACKBONES, BUNDLED, RANDOM
 from fruitveg_tl.utils.errors import InputError, first_line, printable
 from fruitveg_tl.utils.progress import note
-from fruitveg_tl.utils.storage import new_file, sha256_file
+from fruitveg_tl.utils.storage import HASHES, is_recorded, new_file
 
 if TYPE_CHECKING:
     import keras
 
-MODEL, MODEL_HASH, PROBE_HEAD = "model.keras", "model.keras.sha256", "probe.npz"
+MODEL, PROBE_HEAD = "model.keras", "probe.npz"
 METRICS = (
     "accuracy", "loss", "precision_macro", "recall_macro", "f1_macro", "top5_accuracy",
     "precision_weighted", "recall_weighted", "f1_weighted",
@@ -52,12 +54,7 @@ AS_TEXT = {"keep_default_na": False, "na_values": [""]}  # a folder may be calle
 
 @dataclass(frozen=True)
 class Study:
-    """The tables of one study, read on demand.
-
-    Attributes:
-        folder: their folder.
-        runs: `runs.csv`, indexed by the run's name.
-    """
+    """The tables of one study, read on demand; `runs` is `runs.csv`, indexed by the run's name."""
 
     folder: Path
     runs: pd.DataFrame
@@ -89,12 +86,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: a row of a study and its entries in the other tables.
-
-    Attributes:
-        study: its study.
-        name: of the row.
-    """
+    """One finished run: a row of a study and its entries in the other tables."""
 
     study: Study
     name: str
@@ -152,7 +144,7 @@ class Run:
     @property
     def counts(self) -> dict[str, int]:
         """Number of training, validation and test images."""
-        return {split: int(self.row[f"{split} images"]) for split in ("train", "val", "test")}
+        return {split: int(self.row[f"{split} images"]) for split in (TRAIN, VAL, TEST)}
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -163,7 +155,7 @@ class Run:
     @cached_property
     def test(self) -> pd.DataFrame:
         """Path and label of every test image, and whether it is "leaked"."""
-        return self.shown("test")
+        return self.shown(TEST)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -192,38 +184,33 @@ class Run:
 
     @cached_property
     def probabilities(self) -> dict[str, np.ndarray]:
-        """Per stage, the probabilities for the test split, shape (n, classes).
-
-        Raises:
-            KeyError: for an ablation of a committed study, which stores none.
-        """
-        return {s: self._array(s, "test").astype(np.float32) for s in self.stages}
+        """Per stage, the test probabilities (n, classes); KeyError for a committed ablation."""
+        return {s: self._array(s, TEST).astype(np.float32) for s in self.stages}
 
     @cached_property
     def val_targets(self) -> np.ndarray:
         """Class index of every validation image, shape (n,)."""
-        labels = self.shown("val")["label"].to_numpy(str)
+        labels = self.shown(VAL)["label"].to_numpy(str)
         return np.searchsorted(np.array(self.classes), labels)
 
     def validation(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the validation split's class indices (n,) and probabilities (n, classes)."""
-        return self.val_targets, self._array(stage, "val").astype(np.float32)
+        return self.val_targets, self._array(stage, VAL).astype(np.float32)
 
     def load_model(self) -> "keras.Model":
         """Load the whole network: raw RGB (n, size, size, 3) in 0..255 to probabilities.
 
-        Raises:
-            InputError: if it is missing, has another hash, or contains code (CVE-2025-1550).
+        Raises InputError if it is missing, has another hash, or contains code (CVE-2025-1550).
         """
         from fruitveg_tl.utils.backend import keras
 
-        file, record = self.folder / MODEL, self.folder / MODEL_HASH
+        file = self.folder / MODEL
         command = self.row["command"]
         again = f"train it again with «{command} --force»" if command else "train it again"
         if not file.is_file():
             raise InputError(f"{file}: no such file (networks are not kept in Git); {again}")
-        if not record.is_file() or record.read_text().split()[:1] != [sha256_file(file)]:
-            raise InputError(f"{file}: not the network whose hash {MODEL_HASH} records; {again}")
+        if not is_recorded(file):
+            raise InputError(f"{file}: not the network whose hash {HASHES} records; {again}")
         try:
             return keras.saving.load_model(file, compile=False, safe_mode=True)
         except MemoryError:
@@ -244,14 +231,7 @@ class Run:
 
 
 def load_study(name: str) -> Study:
-    """Read a study: `load_study("grocery-coarse").runs` is a table of its runs.
-
-    Args:
-        name: of a folder below `data/results`, or below `data/runs`.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """Read a study below `data/results` or `data/runs`; InputError if there is none."""
     for place in (PATHS.results, PATHS.runs):
         if (place / name / "runs.csv").is_file():
             return read_study(place / name)
@@ -260,11 +240,7 @@ def load_study(name: str) -> Study:
 
 
 def read_study(folder: Path) -> Study:
-    """Read the study in a folder; cached until its table changes.
-
-    Raises:
-        InputError: if its files are damaged or of another version.
-    """
+    """Read a study, cached until its table changes; InputError if damaged or of another version."""
     file = folder / "runs.csv"
     return _read_study(folder, file.stat().st_mtime_ns if file.exists() else 0)
 
@@ -322,13 +298,54 @@ def find(identity: str) -> Run | None:
     return None
 
 
-def matching(runs: Iterable[Run], config: RunConfig, labels: float | None = None) -> dict[int, Run]:
-    """Return by seed the runs with these settings.
+def choose_run(name: str | None = None) -> Run:
+    """Return the finished run to predict with; InputError if there is none.
 
-    Args:
-        runs: candidates on the same images, from the same weights.
-        config: with the backbone's defaults filled in; its seed is ignored.
-        labels: number of training images per class; None for all.
+    `name` is a run's folder, its name below `data/runs`, or a backbone's name, for its run with the
+    lowest validation loss. None is the network saved last. Ablations come last.
+    """
+    if name is not None and name.lower() not in BACKBONES:
+        folder = Path(name) if Path(name).is_dir() else PATHS.runs / name
+        if not (folder / "runs.csv").is_file():
+            raise InputError(
+                f"{folder}: no finished run here; start it with «python -m fruitveg_tl run»"
+            )
+        return next(iter(read_study(folder)))
+    runs = [
+        run
+        for run in own_runs()
+        if (run.folder / MODEL).exists() and (name is None or run.config.backbone == name.lower())
+    ]
+    if not runs:
+        raise InputError(
+            f"{PATHS.runs}: no saved network{f' of {name}' if name else ''}; train one "
+            f"with «python -m fruitveg_tl run{f' --backbones {name.lower()}' if name else ''}»"
+        )
+    # Ablations are trained for the appendices.
+    runs = [run for run in runs if not _is_ablation(run)] or runs
+    if name is None:
+        return max(runs, key=lambda run: (run.folder / MODEL).stat().st_mtime)
+    return min(runs, key=_validation_loss)
+
+
+def _is_ablation(run: Run) -> bool:
+    values = run.config.to_dict()
+    declared = {field.name for field in settings(ablations=True)}
+    return bool(declared & values.keys()) or pd.notna(run.row["images per class"])
+
+
+def _validation_loss(run: Run) -> float:
+    # Not from the history: the kept epoch may not have the lowest loss.
+    targets, probabilities = run.validation(run.stages[-1])
+    of_targets = probabilities[np.arange(len(targets)), targets]
+    return -float(np.log(np.maximum(of_targets, np.finfo(np.float16).tiny)).mean())
+
+
+def matching(runs: Iterable[Run], config: RunConfig, labels: float | None = None) -> dict[int, Run]:
+    """Return by seed the runs with these settings, whatever the seed of `config`.
+
+    `runs` are candidates on the same images, from the same weights. `config` has the backbone's
+    defaults filled in; `labels` is the number of training images per class, None for all.
     """
     wanted = {**config.to_dict(), "seed": None}
     return {
@@ -352,19 +369,14 @@ def to_publish() -> dict[str, list[Run]]:
 def publish(name: str, runs: Iterable[Run]) -> None:
     """Add runs of this machine to a committed study; each replaces a run with the same settings.
 
-    Args:
-        name: of the study.
-        runs: on images of the study.
-
-    Raises:
-        InputError: if a run started from bundled weights, or the paths of its images differ from
-            the study's; then nothing is written.
+    Raises InputError, and writes nothing, if a run started from bundled weights, or the paths of
+    its images differ from the study's.
     """
     study = load_study(name)
     table, history, arrays = study.runs, study.history, study.arrays()
     for run in runs:
         alike = [old for old in study if old.row["content"] == run.row["content"]]
-        places = {split: _places(run, alike[0], split) for split in ("val", "test")}
+        places = {split: _places(run, alike[0], split) for split in (VAL, TEST)}
         if run.weights == BUNDLED or any((found < 0).any() for found in places.values()):
             raise InputError(f"{printable(run.folder)}: not of this study: remove it, or {name}")
         labels = run.row["images per class"]
@@ -378,7 +390,7 @@ def publish(name: str, runs: Iterable[Run]) -> None:
         history = pd.concat([history, run.history.assign(run=run.name)])
         whole = not run.row["changes"] and run.weights != RANDOM
         for stage in run.stages:
-            for what, split in (("predicted", "test"), ("test", "test"), ("val", "val")):
+            for what, split in (("predicted", TEST), (TEST, TEST), (VAL, VAL)):
                 if whole or what == "predicted":
                     key = f"{run.name}/{slug(stage)}/{what}"
                     arrays[key] = run.study.array(key)[places[split]]
@@ -420,11 +432,10 @@ def slug(stage: str) -> str:
 def by_stage(runs: Iterable[Run]) -> pd.DataFrame:
     """Return one row per run and stage, for tables.
 
-    Returns:
-        dataset (name), content (SHA-256 of the images and labels), model, stage, weights (source),
-        size in pixels, seed, run, every metric, parameters (trained in that stage), seconds (up to
-        the end of that stage, including the frozen part), ablation (in words), settings (as JSON,
-        without the seed).
+    Columns: dataset (name), content (SHA-256 of the images and labels), model, stage, weights
+    (source), size in pixels, seed, run, every metric, parameters (trained in that stage), seconds
+    (up to the end of that stage, including the frozen part), ablation (in words), settings (as
+    JSON, without the seed).
     """
     rows = []
     for run in runs:

@@ -91,7 +91,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point every folder the package writes to at a temporary one."""
-    redirect(tmp_path / "home", monkeypatch.setattr)
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path / "home"))
     for name in ("FRUITVEG_DATA", "FRUITVEG_WEIGHTS", "FRUITVEG_DATASET", "FRUITVEG_OTHER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
@@ -224,11 +224,6 @@ def unprivileged():
     finally:
         if root:
             os.seteuid(0)
-
-
-def redirect(home: Path, setattr=setattr) -> None:
-    """Point every folder the package writes to below `home`."""
-    setattr(PATHS, "root", home)
 
 
 AS_COMMITTED = '"grocery", 0, None, None, 0'  # the parameters of every notebook

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import tensorflow as tf
-from conftest import Quick, redirect
+from conftest import Quick
 
 from fruitveg_tl import cli
 
@@ -33,7 +33,7 @@ def child(home: str, quick: Quick, log: str, limit: int | None, eager: bool) -> 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    redirect(Path(home))
+    os.environ["FRUITVEG_HOME"] = home
     cli._run = lambda options: quick.train()  # all settings, not only options
     # Tracing a graph takes longer than these few steps.
     tf.config.run_functions_eagerly(eager)

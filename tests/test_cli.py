@@ -1,5 +1,6 @@
 import re
 import shlex
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from PIL import Image
 
 from fruitveg_tl import cli, config
 from fruitveg_tl.config import PATHS, PROFILES, RunConfig, Selection, divided, recipe
+from fruitveg_tl.models.backbones import BACKBONES
+from fruitveg_tl.reporting import report
 
 QUICK = ["--size", "32", "--views", "0", "--probe-epochs", "1", "--finetune-epochs", "1"]
 
@@ -168,3 +171,32 @@ def test_an_ablation_is_an_option_of_its_own(main, images):
     run = ["run", "--dataset", images, "--backbones", "vgg16", "--weights", "random", *QUICK]
     code, out, _ = main(*run, "--no-probe-first", "--train-images-per-class", 2)
     assert code == 0 and "probe_first False" in out and "train_images_per_class 2" in out
+
+
+def test_a_command_that_names_nothing_takes_the_defaults_and_the_variable(monkeypatch):
+    monkeypatch.setattr(cli, "_load", lambda options: options)
+    _, configs = cli.asked_for(cli.parser().parse_args(["run"]))
+    assert [(c.backbone, c.seed) for c in configs] == [(name, 0) for name in BACKBONES]
+    monkeypatch.setenv("FRUITVEG_DATASET", "grocery")
+    for name in ("data", "run", "report"):
+        assert cli.parser().parse_args([name]).dataset == "grocery"
+
+
+def test_an_unknown_variable_ends_every_command(main, monkeypatch):
+    monkeypatch.setenv("FRUITVEG_WEIGHT", "x")
+    code, _, err = main("table")
+    assert code == 2 and "FRUITVEG_WEIGHT: unknown variable" in err
+
+
+def test_the_options_of_report_reach_the_notebooks(main, monkeypatch):
+    asked = []
+    monkeypatch.setattr(report, "report", lambda _, parameters: asked.append(parameters) or [])
+    main("report", "--dataset", "grocery", "--resplit", 2, "--epochs", 3, "--size", 64)
+    assert asked == [{"dataset": "grocery", "size": 64, "epochs": 3, "resplit": 2}]
+
+
+def test_table_tells_committed_runs_from_own_ones(main, finished):
+    shutil.copytree(finished, PATHS.results / "study")
+    code, out, _ = main("table")
+    assert code == 0
+    assert "1 runs committed with the project" in out and "1 runs of this machine" in out

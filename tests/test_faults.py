@@ -38,7 +38,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_later(home, quick, tmp_path, t
 @pytest.mark.reliability("folders that cannot be written")
 def test_a_closed_folder_is_named(home, open_folder, monkeypatch, capsys, closed):
     write_images(open_folder / "images")
-    monkeypatch.setattr(PATHS, "root", open_folder)
+    monkeypatch.setenv("FRUITVEG_HOME", str(open_folder))
     for folder in (PATHS.data, PATHS.cache, PATHS.runs):
         folder.mkdir()
         folder.chmod(0o555 if folder.name == closed else 0o777)
@@ -138,6 +138,7 @@ def test_control_c_is_answered_in_one_line(monkeypatch, capsys):
 
 def replace_network(folder: Path, model: keras.Model) -> None:
     """Put another network into a run, its hash too: what someone who means harm would do."""
+    (folder / "model.xml").unlink(missing_ok=True)
     model.save(folder / "model.keras")
     digest = sha256_file(folder / "model.keras")
     (folder / "model.keras.sha256").write_text(f"{digest}  model.keras\n")

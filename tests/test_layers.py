@@ -11,9 +11,9 @@ LAYERS = (
     {"training", "studies"},
     {"evaluation"},
     {"run"},
-    {"predict", "export", "grid", "reporting"},
+    {"classifier", "export", "grid", "reporting"},
     {"cli"},
-    {"__main__"},
+    {"__init__", "__main__"},
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fruitveg_tl import studies
-from fruitveg_tl.config import FINETUNED, PATHS, RunConfig
+from fruitveg_tl.config import FINETUNED, RunConfig
 from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.data.folders import JUNK, SPLIT_WORDS
@@ -99,7 +99,7 @@ def shown_text(markdown: str) -> str:
 def test_any_name_survives_from_folder_to_figure(tmp_path_factory, names):
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PATHS, "root", home)
+        patch.setenv("FRUITVEG_HOME", str(home))
         root = home / "images"
         for number, name in enumerate(names):
             for split in ("train", "val", "test"):

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 from conftest import PROJECT, load_run, process_environment, save_image, unprivileged
 
-import fruitveg_tl.predict
 from fruitveg_tl import cli
+from fruitveg_tl.classifier import Answer, Classifier
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.data import synthetic
 from fruitveg_tl.reporting import predictions, report
@@ -77,11 +76,9 @@ FREE = {
 @pytest.fixture
 def predict(finished, folder, monkeypatch, capsys):
     """Call `predict` with one output; the network itself is not asked."""
-    run = load_run(finished)
-    answer = pd.Series(1 / 3, run.classes)
-    monkeypatch.setattr(
-        fruitveg_tl.predict, "predict", lambda files, _: ((file, answer) for file in files)
-    )
+    top = dict.fromkeys(load_run(finished).classes, 1 / 3)
+    answer = Answer(next(iter(top)), 1 / 3, top)
+    monkeypatch.setattr(Classifier, "answers", lambda _, files, k: [answer] * len(files))
     monkeypatch.setattr(predictions, "_articles", lambda *_: [])
 
     def call(*options):

@@ -129,3 +129,10 @@ def test_the_registry_says_bfloat16_where_the_tuning_log_allows_it():
         lost = trained["float32"] - trained["mixed_bfloat16"]
         allowed = lost <= 0.002 and rows["predictions changed"].mean() <= 0.005
         assert BACKBONES[key].frozen_bfloat16 == allowed
+
+
+def test_the_test_of_every_promise_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (PROJECT / "tests/PROMISES.md").read_text())
+    assert len(named) > 50
+    gone = [name for file, name in named if f"def {name}(" not in (PROJECT / file).read_text()]
+    assert gone == []

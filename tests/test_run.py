@@ -13,19 +13,17 @@ import pytest
 from conftest import load_run, source_of, write_images
 from processes import contents, finish, start
 
-from fruitveg_tl import predict as predicting
+from fruitveg_tl import classifier, studies
 from fruitveg_tl import run as steps
-from fruitveg_tl import studies
 from fruitveg_tl.config import PATHS, RunConfig, Selection, settings
 from fruitveg_tl.data.registry import load
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.models import backbones, weights
 from fruitveg_tl.models.backbones import with_defaults
-from fruitveg_tl.predict import choose_run, predict
+from fruitveg_tl.models.compiled import BATCH
 from fruitveg_tl.reporting import readme, tables
 from fruitveg_tl.training import features
 from fruitveg_tl.training.fit import Batches, KeepEpochs
-from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.errors import InputError
 
@@ -110,7 +108,8 @@ def test_a_crop_is_seen_in_training_and_in_prediction(home, quick):
     whole, cropped = quick.train(seed=1), quick.train(seed=1, crop=0.5)
     image = load(quick.images).root / cropped.test["path"][0]
     for run in (whole, cropped):
-        prediction = next(predict([image], run))[1][run.classes]
+        top = classifier.Classifier.load(run.folder)(image).top
+        prediction = [top[name] for name in run.classes]
         np.testing.assert_allclose(prediction, run.probabilities["fine-tuned"][0], atol=1e-3)
     probed = [run.probabilities["linear probe"] for run in (whole, cropped)]
     assert np.abs(probed[0] - probed[1]).max() > 1e-4
@@ -132,16 +131,16 @@ def test_openvino_computes_the_same_run(home, quick, monkeypatch):
 
 
 def test_predictions_come_a_batch_at_a_time(home, finished, images, monkeypatch):
-    opened, decode = [], predicting.decode
+    opened, decode = [], classifier.decode
     monkeypatch.setattr(
-        predicting, "decode", lambda *arguments: opened.append(1) or decode(*arguments)
+        classifier, "decode", lambda *arguments: opened.append(1) or decode(*arguments)
     )
     files = sorted(images.rglob("*.jpg")) * 3
-    predictions = predict(files, load_run(finished))
+    answers = classifier.Classifier.load(finished).answers(files)
     assert not opened
-    assert next(predictions)[1].sum() == pytest.approx(1, abs=1e-3)
+    assert sum(next(answers).top.values()) == pytest.approx(1, abs=1e-3)
     assert len(opened) <= 2 * BATCH < len(files)
-    assert len([*predictions]) == len(files) - 1
+    assert len([*answers]) == len(files) - 1
 
 
 def test_finished_run_is_kept_unless_asked(finished, quick, monkeypatch):
@@ -323,7 +322,7 @@ def test_a_departure_from_the_protocol_is_another_run_and_named_in_its_row(finis
     assert "train_images_per_class" not in filled and filled.count("| VGG16 | 32 |") == 2
     declared = {f.name for f in settings(ablations=True)}
     assert load_run(finished).config.to_dict().keys().isdisjoint(declared)
-    assert choose_run().folder == finished
+    assert studies.choose_run().folder == finished
 
 
 def test_few_images_come_from_every_class_alike_and_from_the_seed(images, home):
@@ -366,3 +365,18 @@ def test_the_probes_features_computed_again_are_those_of_the_run(home, quick):
     shutil.rmtree(PATHS.cache / "activations")
     inputs = steps.Inputs(images, source, with_defaults(config))
     np.testing.assert_array_equal(pooled_features(inputs), used)
+
+
+def test_settings_of_the_loss_and_of_batch_norm_act(home, images, quick):
+    """Each changes the training: a setting that is parsed and dropped would not."""
+    for i in range(5):  # classes of unequal size
+        (images / "train" / "apple" / f"{i}.jpg").unlink()
+
+    def losses(backbone, **changes):
+        run = quick.train(backbone=backbone, **changes)
+        return run.history["loss"].tolist()
+
+    plain = losses("vgg16")
+    for change in ({"logit_adjustment": 1.0}, {"divide_by_255": True}):
+        assert losses("vgg16", **change) != plain
+    assert losses("mobilenetv2", update_batch_norm=True) != losses("mobilenetv2")

@@ -186,7 +186,7 @@ def test_the_mean_of_the_networks_is_evaluated_seed_by_seed():
 
 
 def test_a_readme_quotes_an_executed_cell_by_its_tag(tmp_path, monkeypatch):
-    monkeypatch.setattr(PATHS, "root", tmp_path)
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path))
     cell = new_code_cell("say(1)", metadata={"tags": ["answer"]})
     cell.outputs = [new_output("display_data", {"text/markdown": "It is **0.9**."})]
     (tmp_path / "notebooks").mkdir()
@@ -295,3 +295,10 @@ def test_a_folder_called_na_and_a_weights_file_stay_what_they_are(home, quick, t
     again = load_run(run.folder)
     assert again.row["images"] == "NA" and len(again.test) == 12
     assert f"--weights {file}" in again.row["command"]
+
+
+def test_the_code_of_the_readme_of_the_studies_runs():
+    text = (PROJECT / "data" / "results" / "README.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+    assert len(names["run"].scores) == 2 and len(names["study"].runs) == 104

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import ndimage, sparse
 from sklearn.neighbors import NearestNeighbors
 
-from fruitveg_tl.config import RESPLIT, SPLITS
+from fruitveg_tl.config import RESPLIT, SPLITS, TEST, TRAIN, VAL
 from fruitveg_tl.data.dataset import Images
 
 HASH_BITS = 64
@@ -21,13 +21,9 @@ def duplicates(dataset: Images, pixels: np.ndarray) -> pd.DataFrame:
     bits) of near duplicates differ in at most `NEAR` bits: pHash tolerates scaling, recompression
     and changes of light. A near pair may show two different images.
 
-    Args:
-        dataset: the images.
-        pixels: `dataset.pixels(size)`, at least 32 pixels wide.
-
-    Returns:
-        one row per pair, closest first: first and second (rows of the index, first < second),
-        bits (in which the hashes differ), exact, first_split, second_split, same_label.
+    `pixels` are `dataset.pixels(size)`, at least 32 pixels wide. Returns one row per pair, closest
+    first: first and second (rows of the index, first < second), bits (in which the hashes differ),
+    exact, first_split, second_split, same_label.
     """
     hashes = np.stack([imagehash.phash(Image.fromarray(p)).hash.ravel() for p in pixels])
     # Slightly above NEAR: the distance is a fraction of the bits, computed in floating point.
@@ -55,27 +51,18 @@ def duplicates(dataset: Images, pixels: np.ndarray) -> pd.DataFrame:
 
 
 def leaked_test_rows(pairs: pd.DataFrame) -> np.ndarray:
-    """Return the rows of test images that also appear, exactly or nearly, in train or val.
-
-    Args:
-        pairs: from `duplicates`.
-    """
+    """Return the rows of test images that also appear, exactly or nearly, in train or val."""
     first, second = pairs["first_split"], pairs["second_split"]
-    elsewhere = ("train", "val")
+    elsewhere = (TRAIN, VAL)
     found = [
-        pairs.loc[(first == "test") & second.isin(elsewhere), "first"],
-        pairs.loc[(second == "test") & first.isin(elsewhere), "second"],
+        pairs.loc[(first == TEST) & second.isin(elsewhere), "first"],
+        pairs.loc[(second == TEST) & first.isin(elsewhere), "second"],
     ]
     return np.unique(np.concatenate(found).astype(int))
 
 
 def summary(dataset: Images, pairs: pd.DataFrame) -> pd.Series:
-    """Count a data set's classes, images and duplicates.
-
-    Args:
-        dataset: the images as published.
-        pairs: from `duplicates`.
-    """
+    """Count the classes, images and duplicates (`pairs`) of a data set as published."""
     index = dataset.index
     content = {split: index.loc[index["split"] == split, "sha256"] for split in SPLITS}
     return pd.Series(
@@ -84,9 +71,9 @@ def summary(dataset: Images, pairs: pd.DataFrame) -> pd.Series:
             "images": len(index),
             "distinct contents": index["sha256"].nunique(),
             **{f"images in {split}": len(found) for split, found in content.items()},
-            "test images also in train": content["test"].isin(content["train"]).sum(),
-            "test images that repeat another one": content["test"].duplicated().sum(),
-            "validation images also in test": content["val"].isin(content["test"]).sum(),
+            "test images also in train": content[TEST].isin(content[TRAIN]).sum(),
+            "test images that repeat another one": content[TEST].duplicated().sum(),
+            "validation images also in test": content[VAL].isin(content[TEST]).sum(),
             "contents under two labels": len(_under_two_labels(index)),
             "near pairs": (~pairs["exact"]).sum(),
             "near pairs under two labels": (~pairs["exact"] & ~pairs["same_label"]).sum(),
@@ -101,12 +88,7 @@ def _under_two_labels(index: pd.DataFrame) -> pd.Series:
 
 
 def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
-    """Return each image's group: the connected components of the graph of duplicates.
-
-    Args:
-        pairs: from `duplicates`, the edges of the graph.
-        count: number of images.
-    """
+    """Return the group of each of `count` images: its connected part of the graph of `pairs`."""
     edges = sparse.coo_array(
         (np.ones(len(pairs)), (pairs["first"].astype(int), pairs["second"].astype(int))),
         shape=(count, count),
@@ -117,8 +99,8 @@ def duplicate_groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
 def exact_leaks(dataset: Images) -> str | None:
     """Describe in one line the exact duplicates across splits or labels; None if there are none."""
     images = dataset.index[["split", "label", "sha256"]]
-    elsewhere = images[images["split"].isin(("train", "val"))]
-    tested = images[images["split"] == "test"]
+    elsewhere = images[images["split"].isin((TRAIN, VAL))]
+    tested = images[images["split"] == TEST]
     leaked = int(tested["sha256"].isin(elsewhere["sha256"]).sum())
     doubtful = _under_two_labels(images)
     parts = []
@@ -135,7 +117,7 @@ def exact_leaks(dataset: Images) -> str | None:
 
 def few_test_images(dataset: Images) -> str | None:
     """Name in one line the classes with one or two test images; None if there are none."""
-    counts = dataset.index.loc[dataset.rows("test"), "label"].value_counts()
+    counts = dataset.index.loc[dataset.rows(TEST), "label"].value_counts()
     few = sorted(counts.index[counts < 3])
     if not few:
         return None
@@ -147,15 +129,11 @@ def few_test_images(dataset: Images) -> str | None:
 
 
 def quality(pixels: np.ndarray) -> pd.DataFrame:
-    """Measure the quality of each image.
+    """Measure the quality of each image in `pixels`, uint8 (n, size, size, 3).
 
-    Args:
-        pixels: uint8 (n, size, size, 3).
-
-    Returns:
-        brightness: mean of the grey image, 0 to 255; contrast: its standard deviation;
-        saturation: mean of HSV saturation, 0 to 1; sharpness: variance of its Laplacian, low in a
-        blurred image (Pech-Pacheco et al. 2000).
+    Brightness is the mean of the grey image, 0 to 255; contrast is its standard deviation.
+    Saturation is the mean of HSV saturation, 0 to 1. Sharpness is the variance of the grey image's
+    Laplacian, low in a blurred image (Pech-Pacheco et al. 2000).
     """
     rows = []
     for image in pixels:

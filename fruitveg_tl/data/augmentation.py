@@ -18,24 +18,16 @@ LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness (IT
 
 
 def augmenter(seed: int) -> keras.layers.Layer:
-    """Return the study's augmentation; call it with `training=True`.
-
-    Horizontal flip, rotation, shift, zoom (mostly in), brightness, contrast, saturation and
-    slight hue changes. No vertical flip: light comes from above.
-
-    Args:
-        seed: the same seed gives the same transformations for the same sequence of batches.
-
-    Returns:
-        a layer from RGB (n, size, size, 3) in 0..255 to float32 of the same shape and range.
-    """
+    """Return the study's augmentation with this seed; call it with `training=True`."""
     return _Augmentation(seed)
 
 
 class _Augmentation(keras.layers.Layer):
-    """One affine transform and one colour matrix per image.
+    """One affine transform and one colour matrix per image, from `RANGES`.
 
-    A chain of Keras layers takes four times as long, and blurs by resampling three times.
+    RGB (n, size, size, 3) in 0..255 becomes float32 of the same shape and range. The same seed and
+    the same sequence of batches give the same result. No vertical flip: light comes from above. A
+    chain of Keras layers takes four times as long, and blurs by resampling three times.
     """
 
     def __init__(self, seed: int):

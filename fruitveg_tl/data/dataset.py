@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl.config import PATHS, RESPLIT, SPLITS
+from fruitveg_tl.config import PATHS, RESPLIT, SPLITS, TEST, TRAIN, VAL
 from fruitveg_tl.data.images import check_header, map_files, pixel_array
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import sha256_file
@@ -57,7 +57,7 @@ class Images:
         if self.viewed is None:
             return self.digest
         split = self.index["split"].to_numpy(str).copy()
-        split[self.viewed] = "train"
+        split[self.viewed] = TRAIN
         return _digest(self.index.assign(split=split))
 
     @cached_property
@@ -77,17 +77,17 @@ class Images:
     @property
     def held_out(self) -> np.ndarray:
         """Rows of the validation and test images, ascending."""
-        return np.sort(np.concatenate([self.rows("val"), self.rows("test")]))
+        return np.sort(np.concatenate([self.rows(VAL), self.rows(TEST)]))
 
     @property
     def viewed_rows(self) -> np.ndarray:
         """Rows of the images whose augmented views are stored, ascending."""
-        return self.rows("train") if self.viewed is None else self.viewed
+        return self.rows(TRAIN) if self.viewed is None else self.viewed
 
     @property
     def training_counts(self) -> list[int]:
         """Number of training images of each class."""
-        return np.bincount(self.targets[self.rows("train")], minlength=len(self.classes)).tolist()
+        return np.bincount(self.targets[self.rows(TRAIN)], minlength=len(self.classes)).tolist()
 
     def one_hot(self, rows: np.ndarray) -> np.ndarray:
         """Return the targets of these rows as float32, shape (n, classes)."""
@@ -98,12 +98,9 @@ class Images:
         return {split: len(self.rows(split)) for split in SPLITS}
 
     def with_splits(self, split: Sequence[str], name: str, **asked: Any) -> "Images":
-        """Return the same images in other splits.
+        """Return the same images in other splits: train, val, test or `UNUSED` for each row.
 
-        Args:
-            split: of every row: train, val, test or `UNUSED`.
-            name: of the new set.
-            asked: further fields of `config.Selection` that select it, if any do.
+        `asked` holds further fields of `config.Selection` that select the new set, if any do.
         """
         index = self.index.assign(split=np.asarray(split, str))
         classes = tuple(sorted(set(index.loc[index["split"] != UNUSED, "label"])))
@@ -118,7 +115,7 @@ class Images:
 
     def subsample(self, count: int, seed: int) -> "Images":
         """Return the set with at most `count` training images per class, drawn by `seed`."""
-        train = self.rows("train")
+        train = self.rows(TRAIN)
         order = np.random.default_rng(seed).permutation(len(train))
         drawn = pd.Series(self.targets[train[order]])
         left_out = train[order[(drawn.groupby(drawn).cumcount() >= count).to_numpy()]]
@@ -149,16 +146,10 @@ def _digest(index: pd.DataFrame) -> str:
 
 
 def index(name: str, root: Path, images: list[Item], required: tuple[str, ...]) -> Images:
-    """Index images: read the header and the hash of each.
+    """Index the images below `root`, given in any order: read the header and the hash of each.
 
-    Args:
-        name: of the data set.
-        root: the folder that contains all images.
-        images: in any order.
-        required: the splits in which every class must have an image.
-
-    Raises:
-        InputError: if a file or class cannot be used; names each.
+    Every class must have an image in each of the `required` splits. Raises InputError, and names
+    each file or class that cannot be used.
     """
     if not images:
         raise InputError(f"{root}: no images found; see README, «Use your own images»")

@@ -1,15 +1,16 @@
 """Images in class folders, with or without folders for the splits."""
 
+import glob
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from fruitveg_tl.config import RESPLIT, SPLITS
+from fruitveg_tl.config import RESPLIT, SPLITS, TEST, TRAIN, VAL
 from fruitveg_tl.data.dataset import Item
 from fruitveg_tl.data.images import IMAGE_SUFFIXES
 from fruitveg_tl.utils.errors import InputError, printable
@@ -19,9 +20,9 @@ from fruitveg_tl.utils.storage import MARK
 SPLIT_WORDS = {
     folder: split
     for split, folders in {
-        "train": ("train", "training"),
-        "val": ("val", "valid", "validation", "dev"),
-        "test": ("test", "testing"),
+        TRAIN: ("train", "training"),
+        VAL: ("val", "valid", "validation", "dev"),
+        TEST: ("test", "testing"),
     }.items()
     for folder in folders
 }
@@ -36,17 +37,12 @@ JUNK_ENDINGS = (":zone.identifier", ".xmp", ".aae", ".lnk")  # of an image's sid
 
 
 def from_folders(root: Path, partial: bool = False) -> Iterator[Item]:
-    """Yield the images of a folder.
+    """Yield the images of a folder; `partial` accepts missing splits and empty classes.
 
-    Args:
-        root: holds train, validation and test folders of class folders, or class folders alone
-            (then split 70/10/20, stratified and seeded). Other common split names are recognised,
-            in upper or lower case. Hidden and system files (`JUNK`) are skipped.
-        partial: accept missing splits and empty classes.
-
-    Raises:
-        InputError: if the folder, a split or all images of a class are missing, there are too few
-            images to split, or a folder or image is ambiguous.
+    `root` holds train, validation and test folders of class folders. Other common split names are
+    recognised, in upper or lower case. Class folders alone are split 70/10/20, stratified and
+    seeded. Hidden and system files (`JUNK`) are skipped. Raises InputError if a folder, a split or
+    a class's images are missing, ambiguous, or too few to split.
     """
     if not root.is_dir():
         raise InputError(f"{printable(root)}: no such folder; correct --data or FRUITVEG_DATA")
@@ -76,7 +72,7 @@ def _from_class_folders(root: Path, partial: bool) -> Iterator[Item]:
         _refuse_data_sets(folder)
     images = list(_labelled(root))
     if partial:
-        yield from ((path, label, "train") for path, label in images)
+        yield from ((path, label, TRAIN) for path, label in images)
         return
     empty = {_label(folder) for folder in folders} - {label for _, label in images}
     _refuse_empty_classes(root, empty)
@@ -92,7 +88,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
         if split := _split_of(folder):
             named.setdefault(split, []).append(folder)
     # A lone folder "Test" may be a class.
-    if "train" not in named and len(named) < 2:
+    if TRAIN not in named and len(named) < 2:
         return {}
     for same in named.values():
         if len(same) > 1:
@@ -187,9 +183,30 @@ def passed_over(folder: Path) -> str | None:
     return f"{printable(folder)}: passed over {len(names):,} that systems leave behind ({kinds})"
 
 
-def images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path) -> list[Path]:
     """Return all visible files with an image suffix, at any depth."""
     return [path for path in _files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def find_images(given: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Return the images that files, folders (recursively) and glob patterns name.
+
+    Each file comes once, in the order given; with them comes a line for each name without images.
+    """
+    files, problems = {}, []
+    for name in given:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = _images_below(path)
+        elif path.exists():
+            found = [path]
+        else:
+            matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (it may be absolute)
+            found = [Path(match) for match in matches if Path(match).is_file()]
+        if not found:
+            problems.append(f"{printable(path)}: no image there; give files, folders or patterns")
+        files |= dict.fromkeys(found)
+    return list(files), problems
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -33,16 +33,9 @@ IN_IMAGENET = (
 
 
 def fetch(target: Path) -> Path:
-    """Download the fruit and vegetables of the Grocery Store Dataset.
+    """Download the fruit and vegetables to `target`/dataset, unless `target` exists; return it.
 
-    Args:
-        target: folder to unpack into; if it exists, nothing is downloaded.
-
-    Returns:
-        `target`, with the upstream layout below `dataset/`.
-
-    Raises:
-        InputError: if GitHub cannot be reached or the content has another hash.
+    Raises InputError if GitHub cannot be reached or the content has another hash.
     """
     if target.exists():
         return target
@@ -107,15 +100,10 @@ def upstream_root(folder: Path) -> Path:
 
 
 def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Iterator[Item]:
-    """Yield the images listed in the data set's split files.
+    """Yield the images in the data set's split files, with "coarse" or "fine" labels.
 
-    Args:
-        root: the folder with classes.csv and the split files.
-        label_level: "coarse" or "fine".
-        categories: those of Fruit, Vegetables and Packages to keep.
-
-    Raises:
-        InputError: if `root` has no class table.
+    `root` holds classes.csv and the split files; `categories` are those of Fruit, Vegetables and
+    Packages to keep. Raises InputError if `root` has no class table.
     """
     if not (root / CLASS_TABLE).is_file():
         raise InputError(
@@ -135,14 +123,9 @@ def from_lists(root: Path, label_level: str, categories: tuple[str, ...]) -> Ite
 
 
 def class_hierarchy(images: pd.DataFrame) -> pd.DataFrame:
-    """Return the groups of each class of grocery, narrow groups first.
+    """Return the fruit (e.g. Apple, Cabbage) and the category (e.g. Packages) of each class.
 
-    Args:
-        images: path, in upstream's layout, and label of at least one image of each class.
-
-    Returns:
-        one row per class, sorted: fruit (the folder, e.g. Apple or Cabbage) and category (Fruit,
-        Vegetables or Packages).
+    `images` has the path, in upstream's layout, and the label of at least one image of each class.
     """
     folders = images["path"].str.split("/", expand=True)
     hierarchy = pd.DataFrame(
@@ -154,11 +137,7 @@ def class_hierarchy(images: pd.DataFrame) -> pd.DataFrame:
 def published() -> pd.DataFrame:
     """Return the accuracies published for the Grocery Store Dataset, official split, all classes.
 
-    From Klasson et al. (WACV 2019) and Antioquia (2021), as the README of
-    github.com/arvention/grocery-store-product-classification lists them.
-
-    Returns:
-        source, network, fine and coarse (accuracies on 81 and 43 classes; NaN if unpublished),
-        protocol.
+    `fine` has 81 classes and `coarse` 43; NaN is unpublished. From Klasson et al. (WACV 2019) and
+    Antioquia (2021), as listed by github.com/arvention/grocery-store-product-classification.
     """
     return pd.read_csv(Path(__file__).with_name("published.csv"))

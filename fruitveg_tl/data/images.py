@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,16 +26,16 @@ IMAGE_SUFFIXES = frozenset(
 WORKERS = 4
 
 T = TypeVar("T")
+Source = Path | bytes  # an image file, or its content
 
 
-def check_header(path: Path) -> tuple[int, int, str]:
-    """Return (width, height, mode) of an image file without decoding its pixels.
+def check_header(source: Source) -> tuple[int, int, str]:
+    """Return (width, height, mode) of an image without decoding its pixels.
 
-    Raises:
-        InputError: if the file is missing, empty, not an image in `FORMATS`, an animation, larger
-            than 179 million pixels, or of a depth that `preprocess.check_depth` refuses.
+    Raises InputError if it is missing, empty, not in `FORMATS`, an animation, over 179 million
+    pixels, or of a depth that `preprocess.check_depth` refuses.
     """
-    with _named(path), Image.open(path) as image:
+    with _named(source), Image.open(_opened(source)) as image:
         if image.format not in FORMATS:
             raise _Refused(f"its content is {image.format}, not an image in {', '.join(FORMATS)}")
         # An MPO holds several views of one scene; the first is the image.
@@ -47,20 +48,15 @@ def check_header(path: Path) -> tuple[int, int, str]:
         return image.width, image.height, image.mode
 
 
-def decode(path: Path, size: int, crop: float = 1.0) -> np.ndarray:
-    """Decode one image to uint8 RGB (size, size, 3), see `preprocess.load_image`.
+def decode(source: Source, size: int, crop: float = 1.0) -> np.ndarray:
+    """Decode one image by `load_image` to uint8 (size, size, 3), or raise InputError saying why."""
+    check_header(source)
+    with _named(source):
+        return load_image(_opened(source), size, crop)
 
-    Args:
-        path: the image file.
-        size: side of the result in pixels.
-        crop: fraction of the shorter side to keep.
 
-    Raises:
-        InputError: if `check_header` refuses the file, or its pixels cannot be decoded.
-    """
-    check_header(path)
-    with _named(path):
-        return load_image(path, size, crop)
+def _opened(source: Source) -> Path | BytesIO:
+    return BytesIO(source) if isinstance(source, bytes) else source
 
 
 class _Refused(ValueError):
@@ -68,24 +64,26 @@ class _Refused(ValueError):
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(source: Source) -> Iterator[None]:
     """Turn every error of an image file into one line with its name and a remedy."""
     fix, convert = "replace or delete it", "save it as JPEG or PNG with 8 bits a channel"
+    in_memory = isinstance(source, bytes)
+    name = "the image" if in_memory else printable(source)
     try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{printable(path)}: the file is empty; {fix}, then run again")
+        if not (len(source) if in_memory else source.stat().st_size):
+            raise InputError(f"{name}: the file is empty; {fix}, then run again")
         yield
     except InputError:
         raise
     except MemoryError:
-        raise InputError(f"{printable(path)}: not enough memory to decode it") from None
+        raise InputError(f"{name}: not enough memory to decode it") from None
     except UnidentifiedImageError:
-        kind = _kind_by_its_first_bytes(path)
+        kind = _kind_by_its_first_bytes(source)
         advice = f"its content is {kind}; {convert}, or {fix}" if kind else f"not an image; {fix}"
-        raise InputError(f"{printable(path)}: {advice}, then run again") from None
+        raise InputError(f"{name}: {advice}, then run again") from None
     except Image.DecompressionBombError:
         raise InputError(
-            f"{printable(path)}: over {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; scale "
+            f"{name}: over {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; scale "
             "it down, then run again"
         ) from None
     except Exception as error:  # Pillow raises many kinds for damaged content
@@ -96,13 +94,16 @@ def _named(path: Path) -> Iterator[None]:
             problem = f"{text}; {convert}, or delete it"
         else:
             problem = f"damaged or truncated ({text}); {fix}"
-        raise InputError(f"{printable(path)}: {problem}, then run again") from None
+        raise InputError(f"{name}: {problem}, then run again") from None
 
 
-def _kind_by_its_first_bytes(path: Path) -> str | None:
+def _kind_by_its_first_bytes(source: Source) -> str | None:
     """Name the format of an image that Pillow cannot open; None if it is not an image."""
-    with path.open("rb") as file:
-        start = file.read(12)
+    if isinstance(source, bytes):
+        start = source[:12]
+    else:
+        with source.open("rb") as file:
+            start = file.read(12)
     if start[4:8] == b"ftyp":
         return "HEIC"  # a phone's
     damaged = "damaged, or of an unusual depth"
@@ -114,8 +115,7 @@ def _kind_by_its_first_bytes(path: Path) -> str | None:
 def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -> list[T]:
     """Apply `function` to every path in `WORKERS` threads, with a progress bar, in order.
 
-    Raises:
-        InputError: if any file fails; one line for each of the first 20.
+    Raises InputError if any file fails, with one line for each of the first 20.
     """
     problems = []
 
@@ -135,19 +135,10 @@ def map_files(function: Callable[[Path], T], paths: Sequence[Path], what: str) -
 
 
 def pixel_array(paths: Sequence[Path], size: int, file: Path, crop: float = 1.0) -> np.ndarray:
-    """Return all images as one memory-mapped array; decode them on the first call.
+    """Return all images as one read-only memory map, uint8 (len(paths), size, size, 3), RGB.
 
-    Args:
-        paths: the images, in the order of the index.
-        size: side of every square in pixels.
-        file: the array's file; its name must identify the images, `size` and `crop`.
-        crop: see `decode`.
-
-    Returns:
-        read-only uint8 array of shape (len(paths), size, size, 3), RGB.
-
-    Raises:
-        InputError: if a file cannot be decoded; then no array is stored.
+    The first call decodes them. The name of `file` must identify the images, `size` and `crop`.
+    Raises InputError, and stores nothing, if an image cannot be decoded.
     """
     if not file.exists():
         own_folder(file.parent)

@@ -5,11 +5,12 @@ from pathlib import Path
 import kagglehub
 import pandas as pd
 
+from fruitveg_tl.config import TEST, TRAIN, VAL
 from fruitveg_tl.utils.errors import InputError, first_line
 
 KAGGLE_HANDLE = "kritikseth/fruit-and-vegetable-image-recognition"
 
-IMAGES = {"train": 3115, "val": 351, "test": 359}  # of the whole set
+IMAGES = {TRAIN: 3115, VAL: 351, TEST: 359}  # of the whole set
 
 # Test accuracies of public notebooks on the set, from the brief of this study.
 PUBLIC = pd.DataFrame(
@@ -47,13 +48,9 @@ FRUITS_VEGES_TO_GROCERY = {
 
 
 def fetch() -> Path:
-    """Download the data set with kagglehub.
+    """Download the data set with kagglehub; return the folder of train, validation and test.
 
-    Returns:
-        the folder with train, validation and test, in kagglehub's cache.
-
-    Raises:
-        InputError: if Kaggle cannot be reached; suggests a manual download.
+    Raises InputError, which suggests a manual download, if Kaggle cannot be reached.
     """
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))

@@ -7,20 +7,22 @@ from PIL import Image, ImageOps
 
 
 def load_image(file, size: int, crop: float = 1.0) -> np.ndarray:
-    """Return an image, given as a path or an open file, as uint8 RGB (size, size, 3).
+    """Return an image, given as a path or an open file, by `to_pixels`."""
+    with Image.open(file) as image:
+        return to_pixels(image, size, crop)
+
+
+def to_pixels(image: Image.Image, size: int, crop: float = 1.0) -> np.ndarray:
+    """Return an image as uint8 RGB (size, size, 3); ValueError if `check_depth` refuses it.
 
     Applies EXIF orientation, puts transparency on white, and scales the centre square (`crop` of
     the shorter side) by bicubic interpolation.
-
-    Raises:
-        ValueError: if `check_depth` refuses it.
     """
-    with Image.open(file) as image:
-        check_depth(image)
-        image.draft("RGB", (math.ceil(size / crop),) * 2)  # decodes a large JPEG at a coarser scale
-        upright = _to_rgb(ImageOps.exif_transpose(image))
-        bleed = (1 - crop) / 2
-        return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC, bleed))
+    check_depth(image)
+    image.draft("RGB", (math.ceil(size / crop),) * 2)  # decodes a large JPEG at a coarser scale
+    upright = _to_rgb(ImageOps.exif_transpose(image))
+    bleed = (1 - crop) / 2
+    return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC, bleed))
 
 
 def check_depth(image: Image.Image) -> None:

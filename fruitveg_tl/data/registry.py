@@ -1,16 +1,22 @@
 """The data sets by name, and how to download, generate or read each."""
 
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from fruitveg_tl import config
-from fruitveg_tl.config import PATHS, SPLITS, SYNTHETIC, recipe
+from fruitveg_tl.config import PATHS, SPLITS, SYNTHETIC, TEST, TRAIN, recipe
 from fruitveg_tl.data import grocery, kaggle, resplit, synthetic
-from fruitveg_tl.data.dataset import Images, Item, index
+from fruitveg_tl.data.dataset import Images, index
 from fruitveg_tl.data.folders import from_folders
 from fruitveg_tl.utils.errors import InputError, printable
+
+GROCERY = {  # the folders of its images that each set has
+    "grocery": ("Fruit", "Vegetables"),
+    "grocery-all": ("Fruit", "Vegetables", "Packages"),
+}
+FRUITS_VEGES = "fruits-veges"
+DATASETS = (SYNTHETIC, *GROCERY, FRUITS_VEGES)
 
 
 def load(
@@ -20,7 +26,7 @@ def load(
     fold: int = 0,
     complete: bool = True,
 ) -> Images:
-    """Index a data set; download or generate it first if needed.
+    """Index a data set, downloaded or generated if needed; InputError if it cannot be used.
 
     Args:
         name: "synthetic", "grocery" (fruit and vegetables), "grocery-all" (packages too, as in the
@@ -29,25 +35,30 @@ def load(
         data: a copy on disk in the upstream layout; default: `FRUITVEG_DATA`.
         fold: 1 to 5 creates new splits, see `resplit`; 0 keeps the splits.
         complete: False accepts missing splits and classes.
-
-    Raises:
-        InputError: if a file, folder, class or name cannot be used.
     """
     _refuse_contradictions(name, label_level, data)
     data = data or config.variable("DATA")
     folder, partial = Path(name).expanduser(), fold > 0 or not complete
-    if name in DATASETS:
-        level = label_level or "coarse"
-        copy = Path(data).expanduser() if data else None
-        root, source = DATASETS[name](copy, level, partial)
+    copy = Path(data).expanduser() if data else None
+    if name == SYNTHETIC:
+        root = synthetic.generate(PATHS.data / SYNTHETIC)
+        found = from_folders(root)
+    elif name in GROCERY:
+        root = grocery.upstream_root(copy or grocery.fetch(PATHS.data / "grocery"))
+        found = grocery.from_lists(root, label_level or "coarse", GROCERY[name])
+    elif name == FRUITS_VEGES:
+        root = copy or kaggle.fetch()
+        _refuse_grocery(root)
+        found = from_folders(root, partial)
     elif name and folder.is_dir():
-        root, source = folder, from_folders(folder, partial)
+        root = folder
+        found = from_folders(root, partial)
     else:
         known = ", ".join(DATASETS)
         raise InputError(f"unknown dataset {name!r}; choose one of {known}, or give a folder")
     # The published validation split of grocery lacks four classes.
-    required = ("train", "test") if name in GROCERY else SPLITS
-    images = index(title(name, label_level), root, list(source), () if partial else required)
+    required = (TRAIN, TEST) if name in GROCERY else SPLITS
+    images = index(title(name, label_level), root, list(found), () if partial else required)
     asked = {"dataset": located(name)}
     if label_level:
         asked["label_level"] = label_level
@@ -62,12 +73,7 @@ def title(name: str, label_level: str | None = None, fold: int = 0) -> str:
 
 
 def located(name: str, start: Path = Path()) -> str:
-    """Return the name of a data set, or a folder's absolute path.
-
-    Args:
-        name: see `load`.
-        start: the base of a relative path; by default the working directory.
-    """
+    """Return a data set's name, or a folder's absolute path; a relative one begins at `start`."""
     is_name = name in DATASETS or not name
     return name if is_name else str((start / Path(name).expanduser()).resolve())
 
@@ -97,41 +103,9 @@ def _refuse_contradictions(
         raise InputError(f"{name}: no levels of labels to choose from; only grocery has them")
 
 
-def _synthetic(data: Path | None, label_level: str, partial: bool) -> tuple[Path, Iterator[Item]]:
-    root = synthetic.generate(PATHS.data / SYNTHETIC)
-    return root, from_folders(root)
-
-
-def _fruits_veges(
-    data: Path | None, label_level: str, partial: bool
-) -> tuple[Path, Iterator[Item]]:
-    root = data or kaggle.fetch()
+def _refuse_grocery(root: Path) -> None:
     if (grocery.upstream_root(root) / grocery.CLASS_TABLE).exists():
         raise InputError(
             f"{printable(root)}: a copy of the Grocery Store Dataset, not of fruits-veges; give "
             "that set's own folder, or none to fetch it from Kaggle"
         )
-    return root, from_folders(root, partial)
-
-
-def _grocery(
-    data: Path | None,
-    label_level: str,
-    partial: bool,
-    categories: tuple[str, ...] = ("Fruit", "Vegetables"),
-) -> tuple[Path, Iterator[Item]]:
-    root = grocery.upstream_root(data or grocery.fetch(PATHS.data / "grocery"))
-    return root, grocery.from_lists(root, label_level, categories)
-
-
-def _grocery_all(data: Path | None, label_level: str, partial: bool) -> tuple[Path, Iterator[Item]]:
-    return _grocery(data, label_level, partial, ("Fruit", "Vegetables", "Packages"))
-
-
-GROCERY = ("grocery", "grocery-all")
-DATASETS: dict[str, Callable[[Path | None, str, bool], tuple[Path, Iterator[Item]]]] = {
-    SYNTHETIC: _synthetic,
-    "grocery": _grocery,
-    "grocery-all": _grocery_all,
-    "fruits-veges": _fruits_veges,
-}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl.config import RESPLIT
+from fruitveg_tl.config import RESPLIT, TEST, TRAIN, VAL
 from fruitveg_tl.data import audit
 from fruitveg_tl.data.dataset import UNUSED, Images
 from fruitveg_tl.utils.errors import InputError, printable
@@ -19,16 +19,11 @@ WITH, WITHOUT = "with-leaks", "without-leaks"
 def resplit(dataset: Images, fold: int = 1) -> Images:
     """Create new splits: about 70/10/20 of each class, groups of duplicates together.
 
-    The groups of each class form five parts of about equal size; each fold tests on another part.
-    Over five folds every image is tested once, or more often in classes of fewer than five groups.
-    Similar images that are not near duplicates may still be in two splits.
-
-    Args:
-        dataset: the images as published; a split may lack classes.
-        fold: 1 to `FOLDS`.
-
-    Raises:
-        InputError: if a class cannot be in both train and test; names each.
+    The groups of each class form five parts of about equal size; each `fold`, 1 to 5, tests on
+    another part. Over five folds every image is tested once, or more often in classes of fewer than
+    five groups. Similar images that are not near duplicates may still be in two splits. Splits of
+    `dataset` may lack classes. Raises InputError, and names each, if classes cannot be in both
+    train and test.
     """
     groups = audit.duplicate_groups(
         audit.duplicates(dataset, dataset.pixels(SIZE)), len(dataset.index)
@@ -40,7 +35,7 @@ def resplit(dataset: Images, fold: int = 1) -> Images:
 
 def _split(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
     """Return the split of every image, as text."""
-    split = np.full(len(targets), "train", dtype="<U5")
+    split = np.full(len(targets), TRAIN, dtype="<U5")
     # A group with several labels counts for its most frequent label.
     label_of_group = pd.Series(targets).groupby(groups).agg(lambda labels: labels.mode()[0])
     sizes = pd.Series(groups).value_counts(sort=False).sort_index()
@@ -51,18 +46,15 @@ def _split(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
             continue
         turned = parts[fold % len(parts) :] + parts[: fold % len(parts)]
         test, rest = turned[-1], [group for part in turned[:-1] for group in part]
-        split[np.isin(groups, test)] = "test"
-        split[np.isin(groups, list(validation_groups(rest, own)))] = "val"
+        split[np.isin(groups, test)] = TEST
+        split[np.isin(groups, list(validation_groups(rest, own)))] = VAL
     return split
 
 
 def equal_parts(sizes: pd.Series, count: int, rng: np.random.Generator) -> list[list[int]]:
     """Divide groups into at most `count` parts: the largest first, each into the smallest part.
 
-    Args:
-        sizes: number of images of each group, indexed by the group.
-        count: the maximum number of parts.
-        rng: breaks ties between groups of the same size.
+    `sizes`, indexed by the group, counts images; `rng` breaks ties between groups of the same size.
     """
     shuffled = sizes.sample(frac=1, random_state=rng)
     parts: list[list[int]] = [[] for _ in range(min(count, len(sizes)))]
@@ -77,9 +69,7 @@ def equal_parts(sizes: pd.Series, count: int, rng: np.random.Generator) -> list[
 def validation_groups(groups: Sequence[int], sizes: pd.Series) -> Iterator[int]:
     """Yield groups of about `VALIDATION` of a class's images, at least one, but never the last.
 
-    Args:
-        groups: the candidates, of one class, in order.
-        sizes: number of images of each group of the class, indexed by the group.
+    `groups` are the class's candidates, in order; `sizes`, indexed by the group, counts images.
     """
     wanted, filled = VALIDATION * sizes.sum(), 0
     for group in groups[: len(groups) - 1]:
@@ -92,42 +82,33 @@ def validation_groups(groups: Sequence[int], sizes: pd.Series) -> Iterator[int]:
 def with_and_without(images: Images, pairs: pd.DataFrame) -> dict[str, Images]:
     """Return two data sets that differ only in the leaks among their training images.
 
-    A leak is a training image that a chain of duplicates joins to a test image. Both sets keep the
-    published test split, drop the published validation split, which may leak, and take clean
-    validation images from training. Classes without test images or with fewer than two groups of
-    clean training images are dropped.
-
-    Args:
-        images: as published; classes may be missing from some splits.
-        pairs: from `audit.duplicates`.
-
-    Returns:
-        the images of `WITH` and of `WITHOUT`.
-
-    Raises:
-        InputError: if fewer than two classes are left.
+    A leak is a training image that a chain of duplicates (`pairs`) joins to a test image. Both sets
+    keep the published test split, drop the published validation split, which may leak, and take
+    clean validation images from training. Classes without test images or with fewer than two groups
+    of clean training images are dropped. Returns the images of `WITH` and of `WITHOUT`; raises
+    InputError if fewer than two classes are left.
     """
     groups = audit.duplicate_groups(pairs, len(images.index))
-    leak = np.isin(groups, groups[images.rows("test")])
+    leak = np.isin(groups, groups[images.rows(TEST)])
     split = images.index["split"].to_numpy(str)
     chosen = np.full(len(split), UNUSED, dtype="<U5")
     for label in range(len(images.classes)):
         own = images.targets == label
-        clean = own & (split == "train") & ~leak
+        clean = own & (split == TRAIN) & ~leak
         sizes = pd.Series(groups[clean]).value_counts(sort=False)
-        if len(sizes) < 2 or not (own & (split == "test")).any():
+        if len(sizes) < 2 or not (own & (split == TEST)).any():
             continue
-        kept = own & (split != "val")
+        kept = own & (split != VAL)
         chosen[kept] = split[kept]
         order = np.random.default_rng(label).permutation(sizes.index)
-        chosen[clean & np.isin(groups, list(validation_groups(order, sizes)))] = "val"
+        chosen[clean & np.isin(groups, list(validation_groups(order, sizes)))] = VAL
     if len(set(images.targets[chosen != UNUSED])) < 2:
         raise InputError(
             f"{printable(images.root)}: fewer than two classes keep training images that are not "
             "leaks, so the effect of leaks cannot be measured; create new splits with "
             f"{RESPLIT}"
         )
-    without = np.where(leak & (chosen == "train"), UNUSED, chosen)
+    without = np.where(leak & (chosen == TRAIN), UNUSED, chosen)
     return {
         name: images.with_splits(part, f"{images.name}-{name}")
         for name, part in ((WITH, chosen), (WITHOUT, without))
@@ -140,9 +121,9 @@ def _refuse_empty_splits(dataset: Images, split: np.ndarray) -> None:
         f"{printable(dataset.root)}: class {label!r} cannot be split into train and test: its "
         "images are too few, or duplicates of one another; add others or remove the class"
         for number, label in enumerate(dataset.classes)
-        if not all(counts.get(name, {}).get(number, 0) for name in ("train", "test"))
+        if not all(counts.get(name, {}).get(number, 0) for name in (TRAIN, TEST))
     ]
     if poor:
         raise InputError("\n".join(poor))
-    if "val" not in counts:
+    if VAL not in counts:
         raise InputError(f"{printable(dataset.root)}: too few images for a validation split")

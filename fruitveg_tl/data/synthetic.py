@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fruitveg_tl.config import TEST, TRAIN, VAL
 from fruitveg_tl.utils.progress import progress
 from fruitveg_tl.utils.storage import exclusive, new_folder
 
 SIZE = 96  # pixels
-COUNTS = {"train": 64, "val": 12, "test": 24}  # images per class
+COUNTS = {TRAIN: 64, VAL: 12, TEST: 24}  # images per class
 RED, ORANGE, YELLOW, GREEN, PURPLE = 0.99, 0.07, 0.15, 0.30, 0.80  # hues, 0 to 1
 LEAF = (0.32, 0.7, 0.5)
 WOOD = (0.08, 0.5, 0.4)
@@ -31,12 +32,8 @@ Drawing = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], list[Pa
 def generate(folder: Path, seed: int = 0) -> Path:
     """Draw the synthetic set as `train`, `validation` and `test` folders of class folders.
 
-    Args:
-        folder: created in one atomic step; if it exists, it stays unchanged.
-        seed: the same seed gives the same pixels.
-
-    Returns:
-        `folder`.
+    Creates and returns `folder` in one atomic step; if it exists, it stays unchanged. The same seed
+    gives the same pixels.
     """
     if folder.exists():
         return folder
@@ -47,7 +44,7 @@ def generate(folder: Path, seed: int = 0) -> Path:
             jobs = []
             for number, name in enumerate(sorted(DRAWINGS)):
                 for part, (split, count) in enumerate(COUNTS.items()):
-                    target = temporary / {"val": "validation"}.get(split, split) / name
+                    target = temporary / {VAL: "validation"}.get(split, split) / name
                     target.mkdir(parents=True)
                     for i in range(count):
                         jobs.append((target / f"{i:03d}.png", name, (seed, number, part, i)))
@@ -57,15 +54,7 @@ def generate(folder: Path, seed: int = 0) -> Path:
 
 
 def render(name: str, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Draw one image of a class.
-
-    Args:
-        name: a key of `DRAWINGS`.
-        seed: anything `numpy.random.default_rng` takes.
-
-    Returns:
-        uint8 array of shape (SIZE, SIZE, 3), RGB.
-    """
+    """Draw an image of a class in `DRAWINGS`, uint8 RGB (SIZE, SIZE, 3); NumPy takes the seed."""
     rng = np.random.default_rng(seed)
     canvas = _background(rng)
     hue = rng.choice(HUES[name]) + rng.normal(0, 0.02)

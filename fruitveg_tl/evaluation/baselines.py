@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from fruitveg_tl.config import TEST, TRAIN
 from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.studies import Run
 
@@ -35,7 +36,7 @@ def colour_histogram(dataset: Images) -> np.ndarray:
 
 def accuracies(images: Images) -> pd.Series:
     """Return the test accuracy of each baseline, by name."""
-    targets = images.targets[images.rows("test")]
+    targets = images.targets[images.rows(TEST)]
     found = {"majority class": majority(images), "colour histogram": colour_histogram(images)}
     return pd.Series({name: (p.argmax(1) == targets).mean() for name, p in found.items()})
 
@@ -47,7 +48,7 @@ def of_study(run: Run) -> pd.Series | None:
 
 
 def _predict_test(model, dataset: Images, features: np.ndarray) -> np.ndarray:
-    train, test = dataset.rows("train"), dataset.rows("test")
+    train, test = dataset.rows(TRAIN), dataset.rows(TEST)
     model.fit(features[train], dataset.targets[train])
     probabilities = np.zeros((len(test), len(dataset.classes)))
     probabilities[:, model.classes_] = model.predict_proba(features[test])

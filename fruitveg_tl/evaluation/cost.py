@@ -18,9 +18,8 @@ REPEATS = 30
 def cost(run: Run) -> pd.Series:
     """Return the cost of one prediction, from the study's `costs.csv` or measured now.
 
-    Returns:
-        parameters; megabytes (as float32); gigaflops (per image; a multiply-add counts as two);
-        latency_ms (median over `REPEATS` single images); machine.
+    It has parameters, megabytes (as float32), gigaflops (per image; a multiply-add counts as two),
+    latency_ms (median over `REPEATS` single images) and machine.
     """
     file, key = run.folder / "costs.csv", run.row["backbone"]
     known = pd.read_csv(file, index_col=["backbone", "size"]) if file.exists() else pd.DataFrame()

@@ -6,20 +6,13 @@ import numpy as np
 
 from fruitveg_tl.data.kaggle import FRUITS_VEGES_TO_GROCERY
 
-LabelMap = Mapping[str, str]
+LabelMap = Mapping[str, str]  # several may map to one; absent classes keep their names
 
 
 def shared_classes(
     one: Iterable[str], other: Iterable[str], names: LabelMap = FRUITS_VEGES_TO_GROCERY
 ) -> list[str]:
-    """Return the classes that two sets share, sorted.
-
-    Args:
-        one: the classes of one set.
-        other: the classes of the other set.
-        names: classes of one set to classes of the other; several may map to one. Other classes
-            keep their names.
-    """
+    """Return the sorted classes that two sets share; `names` maps names of one to the other's."""
     return sorted(
         {names.get(name, name) for name in one} & {names.get(name, name) for name in other}
     )
@@ -31,17 +24,7 @@ def on_shared_classes(
     shared: Sequence[str],
     names: LabelMap = FRUITS_VEGES_TO_GROCERY,
 ) -> np.ndarray:
-    """Restrict probabilities to the shared classes and scale them to sum to 1.
-
-    Args:
-        probabilities: shape (n, known).
-        known: the classes of the network.
-        shared: from `shared_classes`.
-        names: see `shared_classes`.
-
-    Returns:
-        probabilities (n, shared).
-    """
+    """Return probabilities (n, known) for the shared classes only, scaled to sum to 1."""
     columns = np.array([names.get(name, name) for name in known])
     summed = np.stack([probabilities[:, columns == name].sum(1) for name in shared], axis=1)
     # Never all 0, even if the network is certain of another class.

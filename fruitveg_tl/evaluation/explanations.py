@@ -12,19 +12,12 @@ from fruitveg_tl.utils.backend import keras
 def gradcam(
     model: keras.Model, backbone: Backbone, pixels: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
-    """Return Grad-CAM heat maps of a class.
+    """Return Grad-CAM heat maps of one class per image: float32 (n, size, size) in 0..1.
 
     For global average pooling and one dense layer, the channel weights are the dense layer's
-    (Selvaraju et al., section 3.1). So Grad-CAM needs no backward pass here.
-
-    Args:
-        model: a whole network from `network.build_network` or `model.keras`.
-        backbone: its registry entry.
-        pixels: raw RGB (n, size, size, 3) in 0..255.
-        classes: class index to explain for each image, shape (n,).
-
-    Returns:
-        float32 (n, size, size) in 0..1, with maximum 1; all zero if no region supports the class.
+    (Selvaraju et al., section 3.1). So Grad-CAM needs no backward pass here. Each map is scaled to
+    maximum 1 before it is enlarged; it is all zero if no region supports the class. `model` is a
+    whole network, `pixels` are raw RGB (n, size, size, 3) in 0..255, `classes` are indices (n,).
     """
     reader = keras.Model(model.input, model.get_layer(backbone.last_conv).output)
     features = keras.ops.convert_to_numpy(reader.predict_on_batch(pixels.astype(np.float32)))
@@ -44,16 +37,8 @@ def deletion(
 ) -> np.ndarray:
     """Predict images with growing fractions of their highest-map pixels blurred.
 
-    This is the deletion test of Petsiuk et al. (2018).
-
-    Args:
-        model: a whole network.
-        pixels: raw RGB (n, size, size, 3) in 0..255.
-        maps: (n, size, size); the highest values are blurred first.
-        fractions: of the pixels to blur.
-
-    Returns:
-        probabilities of shape (fractions, n, classes).
+    This is the deletion test of Petsiuk et al. (2018). Takes raw RGB (n, size, size, 3) in 0..255
+    and maps (n, size, size); returns probabilities (fractions, n, classes).
     """
     clear = pixels.astype(np.float32)
     size = pixels.shape[1]

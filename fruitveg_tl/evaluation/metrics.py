@@ -1,7 +1,7 @@
 """Metrics: accuracy, F1, confusion, intervals, calibration and ensembles.
 
-Probabilities have shape (n, classes), targets (n,). The *confidence* of a prediction is its
-probability.
+Probabilities have shape (n, classes), with rows that sum to 1; targets have shape (n,). The
+*confidence* of a prediction is its probability.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,22 +22,16 @@ from fruitveg_tl.config import FINETUNED
 from fruitveg_tl.studies import Run
 
 LEVEL = 0.05
+SURE = 0.95  # precision of the answers of a `Classifier` that are sure, on validation images
 ENSEMBLE = "mean of the probabilities"
 
 
 def evaluate(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Summarise a classifier's predictions.
+    """Score predictions; a row's first maximum is the prediction.
 
-    Args:
-        targets: true class indices, shape (n,).
-        probabilities: shape (n, classes), rows summing to 1; the first maximum is the prediction.
-
-    Returns:
-        accuracy, loss (cross-entropy in nats), top5_accuracy, and precision, recall and F1 as
-        macro and weighted averages, with scikit-learn's `zero_division=0`.
-
-    Raises:
-        ValueError: if the shapes disagree, a label has no column, or a probability is not finite.
+    Returns accuracy, loss (cross-entropy in nats), top5_accuracy, and precision, recall and F1 as
+    macro and weighted averages, with scikit-learn's `zero_division=0`. Raises ValueError if the
+    shapes disagree, a label has no column, or a probability is not finite.
     """
     targets, probabilities = _checked(targets, probabilities)
     classes = np.arange(probabilities.shape[1])
@@ -77,14 +71,9 @@ def confusion(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.nd
 
 
 def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    """List the pairs of confused classes, most frequent first.
+    """List the pairs of confused classes, most frequent first, from the counts of `confusion`.
 
-    Args:
-        counts: from `confusion`.
-        classes: names of its rows and columns.
-
-    Returns:
-        true, predicted, images (how many), fraction (of the true class's images).
+    Columns: true, predicted, images (how many), fraction (of the true class's images).
     """
     rows, columns = np.nonzero(counts - np.diag(np.diag(counts)))
     mistakes = counts[rows, columns]
@@ -106,12 +95,7 @@ def accuracy(targets: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def wilson_interval(correct: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy, valid also at 0 and 1 (Wilson 1927).
-
-    Args:
-        correct: the accuracy, in 0..1.
-        count: number of test images.
-    """
+    """Return the 95 % interval of an accuracy on `count` images, also at 0 and 1 (Wilson 1927)."""
     low, high = proportion_confint(correct * count, count, LEVEL, method="wilson")
     return float(low), float(high)
 
@@ -127,8 +111,7 @@ def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
 def reliability(targets: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """Compare confidence with accuracy in bins of equal width (Guo et al. 2017).
 
-    Returns:
-        one row per non-empty bin: images (their number), mean confidence and accuracy.
+    Returns one row per non-empty bin: images (their number), mean confidence and accuracy.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     # Bins are open on the left: a confidence of 1 is in the last bin.
@@ -170,9 +153,8 @@ def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     """Return the error rate by the fraction of predictions kept (El-Yaniv & Wiener 2010).
 
-    Returns:
-        one row per number of predictions kept, most confident first: coverage (fraction kept),
-        risk (error rate of those kept), confidence (their lowest).
+    One row per number of predictions kept, most confident first: coverage (fraction kept), risk
+    (error rate of those kept), confidence (their lowest).
     """
     confidence = probabilities.max(1)
     order = np.argsort(-confidence, kind="stable")
@@ -187,15 +169,28 @@ def risk_coverage(targets: np.ndarray, probabilities: np.ndarray) -> pd.DataFram
     )
 
 
-def mean_probabilities(every: Mapping[str, Sequence[Run]]) -> list[np.ndarray]:
-    """Average the fine-tuned networks' test probabilities, seed by seed.
+def sure_from(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Return the lowest confidence with a precision of `SURE` among the images at or above it.
 
-    Args:
-        every: name to the runs of one network, one per seed or fold, in the same order.
+    Fit it on the validation split, never on the test split.
 
     Returns:
-        an array (n, classes) for each seed.
+        min_confidence (1.01, which no answer reaches, if no confidence has that precision),
+        coverage (fraction of the images at or above it), precision (wanted), images (their number).
     """
+    curve = risk_coverage(targets, probabilities).drop_duplicates("confidence", keep="last")
+    enough = curve[curve["risk"] <= 1 - SURE + 1e-9]
+    found = enough.iloc[-1] if len(enough) else {"confidence": 1.01, "coverage": 0.0}
+    return {
+        "min_confidence": float(found["confidence"]),
+        "coverage": float(found["coverage"]),
+        "precision": SURE,
+        "images": len(targets),
+    }
+
+
+def mean_probabilities(every: Mapping[str, Sequence[Run]]) -> list[np.ndarray]:
+    """Average fine-tuned networks per seed, (n, classes) each; all list their runs in one order."""
     seeds = zip(*every.values(), strict=True)
     return [np.mean([run.probabilities[FINETUNED] for run in runs], axis=0) for runs in seeds]
 

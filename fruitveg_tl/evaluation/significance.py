@@ -16,12 +16,7 @@ RESAMPLES = 2000
 
 
 def correct_fraction(runs: Sequence[Run], stage: str) -> np.ndarray:
-    """Return the fraction of runs that classify each test image correctly, (n,) in 0..1.
-
-    Args:
-        runs: on the same test images, e.g. one per seed.
-        stage: one of `config.STAGES`.
-    """
+    """Return the fraction of runs that are right about each test image at a stage, (n,) in 0..1."""
     return np.mean([run.predicted[stage] == run.targets for run in runs], axis=0)
 
 
@@ -33,21 +28,14 @@ def paired_bootstrap(gap: np.ndarray):
 
 
 def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Compare every two networks on the same test images.
+    """Compare every two networks, given the `correct_fraction` of each on the same test images.
 
     Paired percentile bootstrap of the difference in accuracy over the images (Efron 1979), with
     Holm's correction over all pairs (Holm 1979).
 
-    Args:
-        correct: name to the fraction of its seeds that classify each image correctly, (n,) in 0..1.
-
-    Returns:
-        one row per pair, the better one first: better, worse, difference (of accuracies), low and
-        high (95 % interval), p (two-sided, at least 1 / RESAMPLES), p_holm, significant (p_holm
-        below 0.05).
-
-    Raises:
-        ValueError: if the numbers of images differ.
+    Returns one row per pair, the better one first: better, worse, difference (of accuracies), low
+    and high (95 % interval), p (two-sided, at least 1 / RESAMPLES), p_holm, significant (p_holm
+    below 0.05). Raises ValueError if the numbers of images differ.
     """
     if len({len(values) for values in correct.values()}) > 1:
         raise ValueError("the networks were not tested on the same images")
@@ -66,11 +54,9 @@ def compare(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 
 def against(correct: Mapping[str, np.ndarray], reference: str) -> dict[str, tuple[float, bool]]:
-    """Return each network's difference from one in percentage points, and its significance.
+    """Return each network's lead over `reference` in percentage points, and its significance.
 
-    Args:
-        correct: see `compare`; Holm's correction covers all its pairs.
-        reference: name of the network to compare with.
+    Holm's correction covers all pairs of `correct`, see `compare`.
     """
     pairs, changes = compare(correct), {}
     for pair in pairs[pairs[["better", "worse"]].eq(reference).any(axis=1)].itertuples():
@@ -91,13 +77,9 @@ def in_points(changes: Mapping[str, tuple[float, bool]]) -> str:
 def compare_macro_f1(targets: np.ndarray, predicted: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Compare every two networks by macro F1: paired percentile bootstrap over the images.
 
-    Args:
-        targets: class index of every test image, shape (n,).
-        predicted: name to the predictions of its seeds, shape (seeds, n); F1 is their mean.
-
-    Returns:
-        one row per pair: better, worse, difference, low and high (95 % interval), significant
-        (the interval excludes 0).
+    `targets` are (n,), a network's predictions (seeds, n); its F1 is the mean over the seeds.
+    Returns one row per pair: better, worse, difference, low and high (95 % interval), significant
+    (the interval excludes 0).
     """
     rng = np.random.default_rng(0)
     samples = [np.arange(len(targets)), *rng.integers(len(targets), size=(RESAMPLES, len(targets)))]

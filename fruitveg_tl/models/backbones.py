@@ -115,11 +115,7 @@ BACKBONES = {backbone.key: backbone for backbone in _ENTRIES}
 
 
 def backbone_by_name(name: str) -> Backbone:
-    """Return a registry entry by its name in any case.
-
-    Raises:
-        InputError: if the name is unknown; lists the known ones.
-    """
+    """Return a registry entry by its name in any case; an InputError lists the known names."""
     try:
         return BACKBONES[name.lower()]
     except KeyError:

@@ -49,15 +49,11 @@ def build_network(
     """Build a frozen backbone, global average pooling and a softmax head as one graph.
 
     Args:
-        backbone: the registry entry.
+        backbone: the registry entry; InputError if the network cannot be cut at its boundary.
         classes: number of classes.
         size: side of the input images in pixels, at least 32.
-        weights: the backbone's parameters in the order of `get_weights()`; None keeps the random
-            initialisation.
-        divide_by_255: replace the backbone's preprocessing by division by 255, a common mistake.
-
-    Raises:
-        InputError: if the backbone cannot be cut at `backbone.boundary`.
+        weights: in the order of `get_weights()`; None keeps the random initialisation.
+        divide_by_255: instead of the backbone's own preprocessing, a common mistake.
     """
     inputs = keras.Input((size, size, 3), name="rgb_0_255")
     preprocessed = inputs / 255.0 if divide_by_255 else backbone.preprocess_input(inputs)
@@ -82,14 +78,10 @@ def build_network(
 
 
 def unfreeze(model: keras.Model, batch_norm: bool = False) -> None:
-    """Make all layers of a network trainable in place, except BatchNorm.
+    """Make all layers trainable in place, BatchNorm and its statistics only if `batch_norm`.
 
     A BatchNorm layer that is not trainable stays in inference mode and keeps its statistics;
     `training=False` alone is not enough in Keras 3 (keras #20285).
-
-    Args:
-        model: the network.
-        batch_norm: train BatchNorm as well, statistics included.
     """
     for layer in model.layers:
         is_norm = isinstance(layer, keras.layers.BatchNormalization)

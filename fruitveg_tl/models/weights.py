@@ -40,8 +40,7 @@ class SourceWeights:
         values: in the order of `Backbone.constructor(include_top=False).get_weights()`.
         source: their name in tables: "ImageNet (Keras)", another of `KNOWN`, a file's name,
             `BUNDLED` or `RANDOM`.
-        file: name of their file; None if random.
-        sha256: of that file; None if random.
+        file, sha256: name and SHA-256 of their file; None if random.
         digest: SHA-256 of the values, for cache keys.
         path: of the file, if the user gave it.
     """
@@ -59,17 +58,12 @@ class Unreachable(InputError):
 
 
 def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWeights:
-    """Find and load a backbone's weights.
+    """Find and load a backbone's weights; `seed` is that of the random initialisation.
 
-    Args:
-        backbone: the registry entry.
-        choice: "auto" for the order above, "bundled", "random", or a file: a bundled one, or one
-            that `keras.applications` accepts for `include_top=False`.
-        seed: of the random initialisation.
-
-    Raises:
-        InputError: if the file is missing, damaged or of another architecture.
-        Unreachable: if "auto" finds nothing on disk, cannot download, and has no bundled weights.
+    `choice` is "auto" for the order above, "bundled", "random", or a file: a bundled one, or one
+    that `keras.applications` accepts for `include_top=False`. Raises InputError if the file is
+    missing, damaged or of another architecture. Raises Unreachable if "auto" finds nothing on disk,
+    cannot download, and has no bundled weights.
     """
     if choice == "random":
         values = _random(backbone, seed)
@@ -99,9 +93,7 @@ def resolve(backbone: Backbone, choice: str = "auto", seed: int = 0) -> SourceWe
 def keras_file(backbone: Backbone, source: SourceWeights) -> Path:
     """Return a file of weights for the argument `weights` of `keras.applications`.
 
-    Args:
-        backbone: the registry entry.
-        source: from `resolve`; its values are written below `data/cache/weights`, once.
+    The values of `source` are written below `data/cache/weights`, once.
     """
     name = f"{backbone.key}-{source.digest[:16]}.weights.h5"
     file = own_folder(PATHS.cache / "weights") / name
@@ -126,18 +118,11 @@ def card(backbone: Backbone) -> dict:
 def estimate_batch_norm_statistics(
     backbone: Backbone, values: Sequence[np.ndarray], images: np.ndarray
 ) -> list[np.ndarray]:
-    """Estimate the BatchNorm statistics of random weights.
+    """Return `values`, which are random, with the BatchNorm statistics of the images.
 
     With the initial mean 0 and variance 1, the signal vanishes or explodes in inference mode. As in
-    PyTorch's `update_bn`, moments are accumulated over batches, so memory use is constant.
-
-    Args:
-        backbone: the registry entry.
-        values: random weights from `resolve`.
-        images: a few hundred training images (n, size, size, 3), RGB in 0..255.
-
-    Returns:
-        `values` with the moving means and variances of the images.
+    PyTorch's `update_bn`, moments are accumulated over batches, so memory use is constant. `images`
+    are a few hundred training images (n, size, size, 3), RGB in 0..255.
     """
     model = backbone.constructor(weights=None, include_top=False, input_shape=images.shape[1:])
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]

@@ -62,12 +62,9 @@ def to_typst(markdown: str, figures: Path) -> str:
 
 
 def typeset(parts: Mapping[str, str], folder: Path, pdf: Path) -> None:
-    """Typeset `report.typ` with its «placeholders» filled in.
+    """Typeset `report.typ` with its «placeholders» filled in by `parts`, which are Typst.
 
-    Args:
-        parts: Typst for each placeholder; without `abstract` there is no title page.
-        folder: the folder of the figures.
-        pdf: the file to write.
+    Without the part `abstract` there is no title page. `folder` holds the figures.
     """
     content = (ASSETS / "report.typ").read_text()
     if "abstract" not in parts:

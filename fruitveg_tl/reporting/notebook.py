@@ -12,7 +12,7 @@ from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 
 from fruitveg_tl import config, studies
-from fruitveg_tl.config import PATHS, PROFILES, RunConfig, Selection, divided
+from fruitveg_tl.config import PATHS, PROFILES, RunConfig, Selection, Strategy, divided
 from fruitveg_tl.data import registry
 from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.models.backbones import (
@@ -35,16 +35,13 @@ STUDIED = "fruits-veges-partial"  # the second set of the committed studies
 
 @dataclass(frozen=True)
 class Experiment:
-    """The images, settings and seeds of a notebook.
+    """The images, settings and seeds of a notebook; raises InputError if a setting is invalid.
 
     Attributes:
         name: of the dataset, e.g. "grocery".
         label_level: "coarse" or "fine"; None for the data set's own.
         settings: further fields of `Selection` and `RunConfig`.
         seeds: one run for each.
-
-    Raises:
-        InputError: if a setting is invalid.
     """
 
     name: str
@@ -103,30 +100,23 @@ class Experiment:
 
     @cached_property
     def committed(self) -> list[Run]:
-        """The runs of the committed studies on these images.
-
-        A user's folder may have the same name as a study's images, so the content is compared.
-        """
+        """Committed runs on these images, by content: a user's folder may have a study's name."""
         known = self.committed_as(self.title)
         if not known or self.name in registry.DATASETS or not registry.on_disk(self.name):
             return known
         return [run for run in known if run.row["content"] == self.images.digest]
 
     def run(self, backbone: str, images: Images | str | None = None, **changes) -> list[Run]:
-        """Return the finished runs, one per seed.
+        """Return the finished runs, one per seed; train missing ones.
 
         Runs of this machine on the same images take precedence over committed ones, which are read
-        even if this machine lacks the images and weights. Missing runs are trained.
-
-        Args:
-            backbone: e.g. "vgg16".
-            images: instead of the experiment's; or the name of a committed study's images.
-            changes: settings that differ from the experiment's, e.g. strategy="scratch".
+        even if this machine lacks the images and weights. `images` replaces the experiment's, or
+        names a committed study's. `changes` are settings that differ from the experiment's.
         """
         which, how = divided(self.settings | changes)
         asked = replace(self, settings=self.settings | changes) if "resplit" in changes else self
         wanted = with_defaults(RunConfig(backbone, **how))
-        choice = "random" if wanted.strategy == "scratch" else which.get("weights", "auto")
+        choice = "random" if wanted.strategy == Strategy.SCRATCH else which.get("weights", "auto")
         if isinstance(images, Images):
             known = self.committed_as(images.name)
             known = [run for run in known if run.row["content"] == images.digest]
@@ -168,19 +158,11 @@ def configure_experiment(
     resplit: int = 0,
     seeds: int = 1,
 ) -> Experiment:
-    """Return the experiment for a notebook's parameters.
+    """Return the experiment for a notebook's parameters; None is the recipe's value.
 
-    Args:
-        dataset: see `load_images`.
-        seed: of the runs.
-        size: side of the images in pixels; None is the recipe's.
-        epochs: of fine-tuning; None is the recipe's.
-        resplit: see `load_images`.
-        seeds: number of seeds to use on the study's images with default parameters; otherwise
-            only `seed` is used.
-
-    Raises:
-        InputError: if a parameter is invalid.
+    On the study's images with default parameters it has `seeds` seeds, otherwise only `seed`. See
+    `load_images` for `dataset`; `resplit`, 1 to 5, creates new splits. Raises InputError if a
+    parameter is invalid.
     """
     name = registry.located(dataset, PATHS.root)
     asked = {"size": size, "finetune_epochs": epochs, "resplit": resplit or None}
@@ -196,12 +178,7 @@ def second_set(experiment: Experiment) -> Experiment:
 
 
 def missing(experiment: Experiment, *runs: Run) -> str | None:
-    """Describe in Markdown the images or networks that this machine lacks; None if it has all.
-
-    Args:
-        experiment: the experiment whose images a cell needs.
-        runs: the runs whose networks it needs.
-    """
+    """Say in Markdown what `experiment` or `runs` need and this machine lacks; None if nothing."""
     if not registry.on_disk(experiment.name):
         way = (
             "`python -m fruitveg_tl data --dataset grocery` fetches them in a few minutes"
@@ -221,13 +198,7 @@ def missing(experiment: Experiment, *runs: Run) -> str | None:
 
 
 def show_committed(reason: str, notebook: str, tag: str) -> None:
-    """Show a cell's committed output, and explain why.
-
-    Args:
-        reason: from `missing`.
-        notebook: name of the notebook, without ending.
-        tag: of the cell.
-    """
+    """Show the committed output of a notebook's tagged cell, and the `reason` from `missing`."""
     say(f"> {reason} This is what the project's authors saw.")
     read = nbformat.read(PATHS.notebooks / f"{notebook}.ipynb", 4)
     for data in tagged_outputs(read, tag) or ():
@@ -247,12 +218,7 @@ def say(text: str) -> None:
 
 
 def caveat(backbone: Backbone, weights: str) -> None:
-    """Warn that a network does not start from the weights that Keras publishes.
-
-    Args:
-        backbone: the registry entry.
-        weights: their name in tables.
-    """
+    """Warn that a network starts from makeshift weights, by their name in tables."""
     if weights == RANDOM:
         say(
             f"> **Not transfer.** {backbone.name} starts from random numbers here. Its figures "
@@ -273,15 +239,7 @@ def caveat(backbone: Backbone, weights: str) -> None:
 
 
 def load_images(dataset: str, resplit: int = 0) -> Images:
-    """Load the images that a notebook's parameters name.
-
-    Args:
-        dataset: a name from `registry.DATASETS`, or a folder, relative to the project's root.
-        resplit: 1 to 5 creates new splits, see `data.resplit`.
-
-    Raises:
-        InputError: if the images cannot be used.
-    """
+    """Load a set of `registry.DATASETS`, or a folder, relative to the project's root."""
     return registry.load(registry.located(dataset, PATHS.root), fold=resplit)
 
 
@@ -316,13 +274,7 @@ def study_seeds(run: Run) -> list[Run]:
 
 
 def show(figure: Figure, name: str, weights: str = "") -> None:
-    """Save a figure under `figures/` and show it.
-
-    Args:
-        figure: from `plots`.
-        name: of the file, without ending.
-        weights: name in tables of the network's source weights.
-    """
+    """Save a figure by `plots.save_figure` and show it; makeshift `weights` are named above it."""
     if weights in MAKESHIFT:
         figure.suptitle(weights, fontsize=8)
     display(Image(filename=plots.save_figure(figure, name)))

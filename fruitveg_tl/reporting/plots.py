@@ -146,13 +146,9 @@ def _apart(values: Iterable[float]) -> list[float]:
 def contact_sheet(
     pixels: np.ndarray, labels: Sequence[str], columns: int = 6, blocks: int = 2
 ) -> Figure:
-    """Show the first images of every class.
+    """Show the first `columns` images of every class, with `blocks` classes side by side.
 
-    Args:
-        pixels: uint8 (n, size, size, 3).
-        labels: class name of each image.
-        columns: images of each class.
-        blocks: classes side by side.
+    `pixels` are uint8 (n, size, size, 3).
     """
     names = np.asarray(labels)
     classes = sorted(set(names))
@@ -171,13 +167,9 @@ def contact_sheet(
 def image_grid(
     images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, scale: float = 1.0
 ) -> Figure:
-    """Show images in a grid.
+    """Show images in a grid, with a title of one or two lines above each; `scale` enlarges titles.
 
-    Args:
-        images: each (height, width, 3), uint8, or floats in 0..1.
-        titles: a line or two above each.
-        columns: images side by side.
-        scale: size of the titles.
+    An image is (height, width, 3), uint8 or floats in 0..1.
     """
     rows, side = max(1, math.ceil(len(images) / columns)), min(WIDTH / columns, LARGEST)
     figure = Figure(figsize=(side * columns, rows * (side + 0.2)), layout="constrained")
@@ -192,15 +184,8 @@ def image_grid(
 
 
 def heat(pixels: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Darken images where a heat map is low: readable in grey, unlike a colour overlay.
-
-    Args:
-        pixels: uint8 (n, size, size, 3).
-        maps: (n, size, size) in 0..1.
-
-    Returns:
-        floats (n, size, size, 3) in 0..1.
-    """
+    """Darken uint8 images (n, size, size, 3) by maps (n, size, size) in 0..1, to floats in 0..1."""
+    # Readable in grey, unlike a colour overlay.
     return pixels / 255 * (0.15 + 0.85 * maps[..., None])
 
 
@@ -221,12 +206,7 @@ def class_balance(index: pd.DataFrame) -> Figure:
 
 
 def distributions(values: pd.DataFrame, splits: pd.Series) -> Figure:
-    """Show the distribution of each column, a line per split.
-
-    Args:
-        values: one row per image, e.g. from `audit.quality`.
-        splits: "train", "val" or "test" of each.
-    """
+    """Show the distribution of each column of `values`, a row per image; a line per split."""
     figure, axes = _new_figure(1.9, 1, values.shape[1])
     for axis, name in zip(axes[0], values, strict=True):
         for split, colour, style in zip(SPLITS, COLOURS, STYLES, strict=False):
@@ -243,11 +223,7 @@ def distributions(values: pd.DataFrame, splits: pd.Series) -> Figure:
 
 
 def preprocessed(tensors: Mapping[str, np.ndarray]) -> Figure:
-    """Show the values of an image after each preprocessing.
-
-    Args:
-        tensors: name to an array whose last axis is the three channels.
-    """
+    """Show the values of an image after each preprocessing; channels are the last axis."""
     figure, axes = _new_figure(2.2, 1, len(tensors))
     for axis, (name, tensor) in zip(axes[0], tensors.items(), strict=True):
         for channel, style in enumerate(STYLES[:3]):
@@ -267,13 +243,7 @@ def preprocessed(tensors: Mapping[str, np.ndarray]) -> Figure:
 def frozen_and_trained(
     model: "keras.Model", frozen: "keras.Model", norms: Sequence[str] = ()
 ) -> Figure:
-    """Draw the parameters of each layer, and which layers fine-tuning changes.
-
-    Args:
-        model: the whole network.
-        frozen: its part up to the boundary.
-        norms: names of further frozen layers (BatchNorm).
-    """
+    """Draw the parameters of each layer; those in `frozen` and `norms` (BatchNorm) are grey."""
     layers = [layer for layer in model.layers if layer.weights]
     boundary = {layer.name for layer in frozen.layers}
     never = boundary.union(norms)
@@ -316,11 +286,9 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Show a confusion matrix: fractions of each true class as shades, images as numbers.
+    """Show `metrics.confusion`: fractions of each true class as shades, images as numbers.
 
-    Args:
-        counts: from `metrics.confusion`; numbers below `LEAST_SHOWN` of a class are left out.
-        classes: names of rows and columns.
+    Numbers below `LEAST_SHOWN` of a class are left out.
     """
     side = max(3.6, min(6.8, 0.19 * len(classes) + 1.1))
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -339,11 +307,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def scores(intervals: pd.DataFrame) -> Figure:
-    """Show scores with their intervals, a panel per score.
-
-    Args:
-        intervals: one row per network and score: name, score, value, low, high.
-    """
+    """Show scores with their intervals, a panel per score; rows: name, score, value, low, high."""
     panels = intervals.groupby("score", sort=False)
     height = 0.24 * intervals["name"].nunique() + 0.8
     figure, axes = _new_figure(height, 1, panels.ngroups, sharey=True)
@@ -360,12 +324,7 @@ def scores(intervals: pd.DataFrame) -> Figure:
 
 
 def dots(table: pd.DataFrame, label: str) -> Figure:
-    """Show a table of numbers, a line per row, a kind of point per column.
-
-    Args:
-        table: numbers; missing ones are left out.
-        label: of the axis.
-    """
+    """Show a table of numbers, a line per row, a kind of point per column; NaN is left out."""
     figure, axes = _new_figure(0.22 * len(table) + 0.9)
     axis, rows = axes[0, 0], range(len(table))
     for number, name in enumerate(table):
@@ -384,12 +343,7 @@ def dots(table: pd.DataFrame, label: str) -> Figure:
 
 
 def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Show confidence against accuracy, and the error rate against the predictions kept.
-
-    Args:
-        tables: model name to `metrics.reliability`.
-        curves: model name to `metrics.risk_coverage`.
-    """
+    """Show each model's `metrics.reliability` (`tables`) beside its `metrics.risk_coverage`."""
     figure, axes = _new_figure(3.4, 1, 2)
     left, right = axes[0]
     left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
@@ -406,14 +360,7 @@ def calibration(tables: Mapping[str, pd.DataFrame], curves: Mapping[str, pd.Data
 
 
 def bands(tables: Mapping[str, pd.DataFrame], x: str, y: str, log: bool = False) -> Figure:
-    """Show curves, each with a band from its lowest to its highest value.
-
-    Args:
-        tables: name to a table with columns mean, low and high, indexed by x.
-        x: label of the x-axis.
-        y: label of the y-axis.
-        log: whether the x-axis is logarithmic.
-    """
+    """Show the column mean of each table by its index, with a band from low to high."""
     figure, axes = _new_figure(2.8)
     axis = axes[0, 0]
     for number, (name, curve) in enumerate(tables.items()):
@@ -429,11 +376,7 @@ def bands(tables: Mapping[str, pd.DataFrame], x: str, y: str, log: bool = False)
 
 
 def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Show F1 of every class, a kind of point per model, sorted by their mean.
-
-    Args:
-        tables: model name to `metrics.classification_report`.
-    """
+    """Show F1 of every class from each model's `metrics.classification_report`, sorted by mean."""
     frame = pd.DataFrame({name: table["f1"] for name, table in tables.items()})
     frame = frame.loc[frame.mean(axis=1).sort_values().index]
     figure, axes = _new_figure(0.155 * len(frame) + 0.8)
@@ -453,9 +396,8 @@ def f1_by_class(tables: Mapping[str, pd.DataFrame]) -> Figure:
 def costs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     """Show accuracy against cost, a panel per kind of cost.
 
-    Args:
-        table: one row per model: name, accuracy and the keys of `columns`.
-        columns: up to three columns of `table` to their axis labels.
+    `table` has name, accuracy and costs of each model; `columns` maps up to three costs to axis
+    labels.
     """
     figure, axes = _new_figure(2.0, 1, len(columns), sharey=True)
     for axis, (column, label) in zip(axes[0], columns.items(), strict=True):

@@ -13,16 +13,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from fruitveg_tl.classifier import Answer, Classifier
 from fruitveg_tl.data.images import IMAGE_SUFFIXES, decode
-from fruitveg_tl.evaluation.explanations import gradcam
 from fruitveg_tl.models.backbones import BACKBONES
-from fruitveg_tl.reporting.plots import heat
+from fruitveg_tl.models.compiled import BATCH
 from fruitveg_tl.studies import Run
-from fruitveg_tl.training.inference import BATCH
 from fruitveg_tl.utils.errors import InputError, printable
 from fruitveg_tl.utils.storage import STDOUT, file_target, is_stream, new_file
 
-Answers = Sequence[tuple[Path, pd.Series]]  # from `predict.predict`
+Answers = Sequence[tuple[Path, Answer]]  # with all classes, without problems
 TOP = 5
 STYLE = """
 body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem }
@@ -42,16 +41,21 @@ def source(run: Run) -> str:
     return f"{run.name}: {run.backbone_name}, weights {run.weights}, trained on {images}"
 
 
+def sure(classify: Classifier) -> str:
+    """Say in one line from which probability the network's answers are sure."""
+    if classify.coverage is None:
+        return "this run has stored no confidence, so that every answer counts as sure"
+    return (
+        f'below {classify.min_confidence:.1%} the answer is "not sure"; '
+        f"{classify.coverage:.0%} of the validation images are above, and 95% of those correct"
+    )
+
+
 def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run) -> None:
     """Refuse outputs that would overwrite images, the run or another output.
 
-    Args:
-        outputs: "csv", "json" or "html" to the file to write.
-        images: files to classify.
-        run: the run to predict with.
-
-    Raises:
-        InputError: if an output is a folder, an existing image, part of the run or another output.
+    Raises InputError if an output is a folder, an existing image, part of the run or another
+    output.
     """
     # Unlike Path.resolve, this accepts circular links.
     taken = {Path(os.path.realpath(image)): "one of the images" for image in images}
@@ -71,8 +75,8 @@ def refuse_outputs(outputs: Mapping[str, Path], images: Sequence[Path], run: Run
 def write_csv(file: Path, answers: Answers) -> None:
     """Write one row per image: its file, predicted class and every class's probability."""
     rows = [
-        {"file": str(path), "predicted": found.index[0]} | found.sort_index().to_dict()
-        for path, found in answers
+        {"file": str(path), "predicted": next(iter(answer.top))} | dict(sorted(answer.top.items()))
+        for path, answer in answers
     ]
     table = pd.DataFrame(rows).rename(columns=_harmless)
     for column in ("file", "predicted"):
@@ -83,10 +87,7 @@ def write_csv(file: Path, answers: Answers) -> None:
 
 def write_json(file: Path, answers: Answers, run: Run) -> None:
     """Write the network's name and every class's probability for each image."""
-    images = [
-        {"file": str(path), "probabilities": found.astype(float).to_dict()}
-        for path, found in answers
-    ]
+    images = [{"file": str(path), "probabilities": answer.top} for path, answer in answers]
     content = {"run": run.name, "weights": run.weights, "images": images}
     with new_file(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -98,14 +99,8 @@ def _harmless(text: str) -> str:
 
 
 def write_page(file: Path, answers: Answers, run: Run) -> None:
-    """Write one self-contained HTML page with Grad-CAM maps, most confident prediction first.
-
-    Args:
-        file: the file to write.
-        answers: from `predict.predict`.
-        run: the run that made the predictions.
-    """
-    surest = sorted(answers, key=lambda answer: -answer[1].iloc[0])
+    """Write one self-contained HTML page with Grad-CAM maps, most confident prediction first."""
+    surest = sorted(answers, key=lambda answer: -answer[1].probability)
     title = html.escape(f"{len(surest)} images, answered by {source(run)}")
     with new_file(file) as temporary, temporary.open("w", encoding="utf-8") as page:
         page.write(
@@ -118,19 +113,23 @@ def write_page(file: Path, answers: Answers, run: Run) -> None:
 
 
 def _articles(answers: Answers, run: Run) -> Iterator[str]:
+    # Keras and Matplotlib are imported only for the page.
+    from fruitveg_tl.evaluation.explanations import gradcam
+    from fruitveg_tl.reporting.plots import heat
+
     model, backbone = run.load_model(), BACKBONES[run.config.backbone]
     positions = {name: position for position, name in enumerate(run.classes)}
     for start in range(0, len(answers), BATCH):
         some = answers[start : start + BATCH]
         pixels = np.stack([decode(path, run.config.size, run.config.crop) for path, _ in some])
-        predicted = np.array([positions[found.index[0]] for _, found in some])
+        predicted = np.array([positions[next(iter(answer.top))] for _, answer in some])
         maps = gradcam(model, backbone, pixels, predicted)
-        for (path, found), image, shaded in zip(some, pixels, heat(pixels, maps), strict=True):
+        for (path, answer), image, shaded in zip(some, pixels, heat(pixels, maps), strict=True):
             name = html.escape(printable(path))
             bars = "".join(
                 f"<dt>{html.escape(label)}</dt><dd>{value:.1%}</dd>"
                 f'<meter value="{value:.4f}"></meter>'
-                for label, value in found.head(TOP).items()
+                for label, value in list(answer.top.items())[:TOP]
             )
             yield (
                 f'<article><h2>{name}</h2><img alt="{name}" src="{_data(image)}">'

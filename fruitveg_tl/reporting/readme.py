@@ -17,14 +17,8 @@ def fill(text: str, runs: pd.DataFrame) -> str:
     """Fill in a README between its marks, `<!-- MARK … -->` and `<!-- /MARK -->`.
 
     `cell NOTEBOOK TAG` becomes the output of the tagged cell; `results CONTENT` becomes the table
-    of runs on the images whose hash begins with CONTENT, without ablations.
-
-    Args:
-        text: of the README.
-        runs: from `studies.by_stage`.
-
-    Raises:
-        InputError: if a marked cell or set of images is missing.
+    of runs (`studies.by_stage`) on the images whose hash begins with CONTENT, without ablations.
+    Raises InputError if a marked cell or set of images is missing.
     """
     contents = {
         "cell": _cell,

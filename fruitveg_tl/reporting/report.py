@@ -23,7 +23,6 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 
 from fruitveg_tl import config
 from fruitveg_tl.config import PATHS, temporary_variable
-from fruitveg_tl.data import registry
 from fruitveg_tl.reporting.exporter import ASSETS, MARKDOWN, store_figures, to_typst, typeset
 from fruitveg_tl.reporting.readme import tagged_outputs
 from fruitveg_tl.utils import runtime
@@ -37,8 +36,8 @@ ABSTRACT = (
     "metrics",
     "scores",
 )  # tags of cells whose output forms the abstract
-# Name of the appendix about FRUITVEG_OTHER, and tag of the other cells about it.
-SECOND_SET = "second_set"
+NEEDS = "needs"  # in a notebook's metadata: the images without which it makes no sense
+SECOND_SET = "second_set"  # the images of FRUITVEG_OTHER; also a tag of cells about them
 RECIPE = "recipe"  # tag of cells that build and train: the report shows their code
 CODE_LEFT_OUT = "code left out"
 PARAMETERS = "parameters"  # tag of the cell whose values `report` sets
@@ -46,18 +45,11 @@ REPEATED = "repeated"  # tag of cells that every notebook repeats
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, object] | None = None) -> None:
-    """Execute a notebook in a fresh kernel and store it with its outputs.
+    """Execute a notebook in a fresh kernel and store it with its outputs; `target` may be `source`.
 
-    The kernel has the working directory of this process.
-
-    Args:
-        source: the notebook.
-        target: where to store it; may be `source`.
-        parameters: new values for its cell tagged `parameters`.
-
-    Raises:
-        InputError: if a cell fails or the kernel dies; then `target` stays unchanged.
-        KeyboardInterrupt: after Ctrl-C, once the kernel has ended.
+    The kernel has the working directory of this process. `parameters` are new values for the
+    notebook's cell tagged `parameters`. Raises InputError if a cell fails or the kernel dies; then
+    `target` stays unchanged. Raises KeyboardInterrupt after Ctrl-C, once the kernel has ended.
     """
     notebook = nbformat.read(source, as_version=4)
     for cell in notebook.cells:
@@ -79,6 +71,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object] | None 
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
+        **{name: value for name, value in notebook.metadata.items() if name == NEEDS},
     }
     with new_file(target) as temporary:
         nbformat.write(notebook, temporary)
@@ -122,19 +115,11 @@ def export(
     about: str,
     left_out: Set[str] = frozenset(),
 ) -> tuple[Path, Path]:
-    """Bind executed notebooks, in this order, into a PDF and an HTML file.
+    """Bind executed notebooks, in this order, into NAME.pdf and NAME.html, and return both.
 
-    Args:
-        notebooks: executed; each begins with its title, a first-level heading. Outputs of cells
-            tagged with one of `ABSTRACT` form the abstract; cells tagged `REPEATED` are bound only
-            from the first notebook.
-        folder: the folder for `NAME.pdf`, `NAME.html` and their figures.
-        name: of the files, without ending.
-        about: the subtitle.
-        left_out: tags of cells to omit.
-
-    Returns:
-        the PDF and the HTML file.
+    Each notebook begins with its title, a first-level heading. Outputs of cells tagged with one of
+    `ABSTRACT` form the abstract; cells tagged `REPEATED` are bound only from the first notebook.
+    `about` is the subtitle; `left_out` holds tags of cells to omit.
     """
     figures = folder / name
     read = {notebook.stem: nbformat.read(notebook, as_version=4) for notebook in notebooks}
@@ -239,35 +224,24 @@ def _progress_of_kernels() -> Iterator[dict]:
 def chapters(folder: Path, dataset: str | None) -> list[Path]:
     """Return the notebooks in reading order: chapters by number, then appendices.
 
-    Args:
-        folder: the folder of the notebooks.
-        dataset: the images to execute them on; None for each notebook's own. Omitted are
-            appendices named after another data set, the one about a second set if FRUITVEG_OTHER
-            is unset, and all appendices for the synthetic set.
+    For a `dataset`, those that need other images are omitted (`NEEDS`), and all appendices for the
+    synthetic set. None keeps all.
     """
     files = sorted(folder.glob("[0-9]*.ipynb"))
     if dataset != config.SYNTHETIC:
         files += sorted(folder.glob("A[0-9]*.ipynb"))
-    about = {file: file.stem.split("_", 1)[-1] for file in files}
-    if dataset and not config.variable("OTHER"):
-        files = [file for file in files if about[file] != SECOND_SET]
-    return [f for f in files if about[f] not in registry.DATASETS or dataset in (None, about[f])]
+    there = {dataset, None} | ({SECOND_SET} if config.variable("OTHER") else set())
+    needs = {file: nbformat.read(file, 4).metadata.get(NEEDS) for file in files}
+    return [file for file in files if dataset is None or needs[file] in there]
 
 
 def report(folder: Path, parameters: Mapping[str, object] | None) -> list[Path]:
-    """Bind the committed notebooks, then execute them here and bind the results.
+    """Bind the committed notebooks, then execute them here and bind the results; return the files.
 
-    Args:
-        folder: the folder for `study.pdf` and `.html` from the committed notebooks, and `live.pdf`
-            and `.html` from this execution.
-        parameters: for every notebook, including `dataset`: a name, or a folder's absolute path.
-            None executes each in place with its own parameters, and binds them as the study.
-
-    Returns:
-        the PDFs and HTML files.
-
-    Raises:
-        InputError: if there is no notebook, or one fails.
+    Writes `study.pdf` and `.html` from the committed notebooks, `live.pdf` and `.html` from this
+    execution. Every notebook takes `parameters`, including `dataset`: a name, or a folder's
+    absolute path. None executes each in place with its own parameters, and binds them as the study.
+    Raises InputError if there is no notebook, or one fails.
     """
     dataset = parameters["dataset"] if parameters else None
     sources, study = (chapters(PATHS.notebooks, name) for name in (dataset, None))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fruitveg_tl.config import FINETUNED, PROBE, STAGES
+from fruitveg_tl.config import FINETUNED, PROBE, STAGES, TRAIN
 from fruitveg_tl.evaluation import metrics
 from fruitveg_tl.studies import Run
 from fruitveg_tl.utils.errors import printable
@@ -26,13 +26,9 @@ LABEL_COUNTS = (1, 2, 5, 10, 20)  # training images per class in the study
 def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the table of evaluated models: one row per model, stage and setting.
 
-    Args:
-        runs: from `studies.by_stage`, not empty.
-
-    Returns:
-        text columns; a score is the mean over the seeds "±" half their range. The stage includes
-        the settings in which otherwise equal runs differ. Data sets of the same name get the first
-        digits of their hash.
+    `runs` are from `studies.by_stage`, not empty. A score is the mean over the seeds "±" half their
+    range. The stage includes the settings in which otherwise equal runs differ. Data sets of the
+    same name get the first digits of their hash.
     """
     rows, names = [], _dataset_names(runs)
     kind = ["content", "model", "size", "stage", "weights", "ablation"]
@@ -60,12 +56,8 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
 def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """Return the study's table: one row per model, and one for the mean of their probabilities.
 
-    Args:
-        every: name to the runs of one network, one per seed or fold, in the same order.
-
-    Returns:
-        text columns: source weights, test accuracy frozen and fine-tuned, macro F1, training time.
-        A score is the mean over the runs "±" half their range.
+    A score is the mean over the runs "±" half their range. All models list their runs, one per seed
+    or fold, in the same order.
     """
     rows = []
     for name, scores in _fine_tuned(every).items():
@@ -124,7 +116,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def images_per_class(run: Run) -> float:
     """Return the mean number of training images per class."""
-    return run.counts["train"] / len(run.classes)
+    return run.counts[TRAIN] / len(run.classes)
 
 
 def _labels(run: Run) -> float:
@@ -133,13 +125,10 @@ def _labels(run: Run) -> float:
 
 
 def label_curves(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
-    """Return the test accuracy by the number of training images per class.
+    """Return per stage the test accuracy by the number of training images per class.
 
-    Args:
-        runs: of one network, with `train_images_per_class` or all images, one per seed.
-
-    Returns:
-        stage to mean, low and high over the seeds, 0..1, indexed by images per class, ascending.
+    `runs` are one network's, with `train_images_per_class` or all images, one per seed. A table has
+    mean, low and high over the seeds, 0..1, indexed by images per class, ascending.
     """
     scored = pd.DataFrame(
         [

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from fruitveg_tl.config import PATHS, RunConfig
+from fruitveg_tl.config import PATHS, TRAIN, VAL, RunConfig
 from fruitveg_tl.data import augmentation
 from fruitveg_tl.data.dataset import Images
 from fruitveg_tl.models.backbones import backbone_by_name
@@ -70,16 +70,16 @@ class Outputs:
 
     def training_batches(self, batch_size: int, seed: int, mixup: float = 0.0) -> Batches:
         """Return the batches to train on, see `fit.Batches`."""
-        rows = self.images.rows("train")
+        rows = self.images.rows(TRAIN)
         places = np.searchsorted(self.train_rows, rows)
         targets = self.images.one_hot(rows)
         return Batches(self.views, places, targets, batch_size, seed, mixup, self.key)
 
     def validation_batches(self, batch_size: int | None = None) -> Batches:
         """Return the batches of the validation split, without augmentation."""
-        targets = self.images.one_hot(self.images.rows("val"))
+        targets = self.images.one_hot(self.images.rows(VAL))
         size = batch_size or EVALUATION_BATCH
-        return Batches([self.held_out], self.places("val"), targets, size, key=self.key)
+        return Batches([self.held_out], self.places(VAL), targets, size, key=self.key)
 
     def places(self, split: str) -> np.ndarray:
         """Return the positions of the validation or test images in `held_out`."""
@@ -89,14 +89,9 @@ class Outputs:
 def frozen_outputs(model: keras.Model | None, images: Images, recipe: RunConfig) -> Outputs:
     """Compute the output of frozen layers for every image, or read it from the cache.
 
-    Args:
-        model: from raw RGB (n, size, size, 3) in 0..255 to the output, in float32; None for the
-            (augmented) pixels themselves, as uint8.
-        images: the images.
-        recipe: its backbone, size, crop and views are used.
-
-    Raises:
-        InputError: if an output is not finite, or too large for float16.
+    `model` maps raw RGB (n, size, size, 3) in 0..255 to the output, in float32; None gives the
+    (augmented) pixels themselves, as uint8. Of `recipe`, the backbone, size, crop and views are
+    used. Raises InputError if an output is not finite, or too large for float16.
     """
     # Augmentation depends on the backend's random numbers.
     origin = [images.pixels_key(recipe.size, recipe.crop), augmentation.RANGES]
@@ -115,12 +110,9 @@ def frozen_outputs(model: keras.Model | None, images: Images, recipe: RunConfig)
 
 
 def outputs_of(model: keras.Model, before: Outputs, recipe: RunConfig) -> Outputs:
-    """Compute the output of further frozen layers from stored outputs.
+    """Compute the output of further frozen layers, e.g. pooled features, from stored outputs.
 
-    Args:
-        model: from `before` to the output, e.g. pooled features; float32.
-        before: from `frozen_outputs`.
-        recipe: its backbone and size are used.
+    `model` is in float32; of `recipe`, the backbone and size are used.
     """
     store = _Store(model, recipe, [before.key])
     parts = _parts(before.train_rows, before.held_out_rows, len(before.views) - 1)

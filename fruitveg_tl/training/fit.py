@@ -92,12 +92,9 @@ class Batches(keras.utils.PyDataset):
 class LogitAdjustedCrossentropy(keras.losses.Loss):
     """Logit-adjusted cross-entropy, for imbalanced classes (Menon et al. 2021).
 
-    Multiplies the probabilities by the class priors (fractions of the training images) to the power
-    `tau`. The trained network's own probabilities then favour rare classes more.
-
-    Args:
-        counts: number of training images of each class.
-        tau: 0 for plain cross-entropy, 1 for full adjustment.
+    Multiplies the probabilities by the class priors (fractions of the training images, `counts` by
+    class) to the power `tau`: 0 for plain cross-entropy, 1 for full adjustment. The trained
+    network's own probabilities then favour rare classes more.
     """
 
     def __init__(self, counts: Sequence[int], tau: float, **options):
@@ -116,12 +113,7 @@ class LogitAdjustedCrossentropy(keras.losses.Loss):
 
 
 def warmup_cosine(rate: float, batches: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Return a learning rate that rises to `rate` in a tenth of `batches`, then decays by cosine.
-
-    Args:
-        rate: the highest rate.
-        batches: of the whole fit.
-    """
+    """Return a rate that rises to `rate` in a tenth of a fit's batches, then decays by cosine."""
     return keras.optimizers.schedules.CosineDecay(
         rate / 10, batches, alpha=0.01, warmup_target=rate, warmup_steps=batches // 10
     )
@@ -130,9 +122,9 @@ def warmup_cosine(rate: float, batches: int) -> keras.optimizers.schedules.Learn
 class KeepEpochs(keras.callbacks.Callback):
     """Store every epoch, so that a killed fit resumes and a finished one is not repeated.
 
-    Each epoch stores weights, optimizer, history and the best weights in one atomic step below
-    `data/cache/fits`, under `identity.fit_key`. Unlike Keras' `BackupAndRestore` and
-    `EarlyStopping`, it restores the history and the best epoch.
+    Each epoch stores weights, optimizer, history and (with `patience`) the best weights in one
+    atomic step below `data/cache/fits`, under `identity.fit_key`. Unlike Keras' `BackupAndRestore`
+    and `EarlyStopping`, it restores the history and the best epoch.
 
         keep = KeepEpochs(model, train, val, epochs=10)
         model.fit(
@@ -142,16 +134,12 @@ class KeepEpochs(keras.callbacks.Callback):
 
     Args:
         model: compiled; receives the last stored weights, if there are any.
-        train: the training batches.
-        validation: the validation batches.
-        epochs: the maximum number of epochs.
         patience: stop after this many epochs without a lower validation loss, and restore the
             weights of the epoch where it was lowest; None keeps the last epoch.
         what: name of the fit in progress bars and messages.
         again: repeat a finished fit.
 
     Attributes:
-        start: the epoch to start from, for `fit`'s `initial_epoch`.
         history: one record per epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
     """
 

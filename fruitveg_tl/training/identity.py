@@ -17,8 +17,7 @@ _DESCRIBED = (keras.layers.Layer, keras.Loss, keras.Optimizer)
 def model_digest(model: keras.Model) -> str:
     """Return the SHA-256 of a network's layers and weights, whatever the layers' names.
 
-    Raises:
-        ValueError: if a layer cannot be serialized.
+    Raises ValueError if a layer cannot be serialized.
     """
     for layer in model.layers:
         _refuse_incomplete(layer)
@@ -36,14 +35,10 @@ def model_digest(model: keras.Model) -> str:
 
 
 def fit_key(model: keras.Model, others: Any) -> str | None:
-    """Hash all that determines a fit's result: network, weights, optimizer, loss and data.
+    """Hash all that determines a fit of `model`, compiled and before its first step.
 
-    Args:
-        model: compiled, before its first step.
-        others: all else that determines it, JSON-serializable.
-
-    Returns:
-        16 hexadecimal digits; None if Keras cannot serialize a part.
+    `others` are all other values that do, for JSON. Returns 16 hexadecimal digits; None if Keras
+    cannot serialize a part.
     """
     try:
         parts = [_written(model.optimizer), _written(model.loss), keras.backend.backend()]

@@ -10,25 +10,29 @@ multiplies matrices several times as fast.
 import importlib.util
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fruitveg_tl.config import variable
+from fruitveg_tl.models import compiled
 from fruitveg_tl.models.backbones import Backbone
+from fruitveg_tl.models.compiled import BATCH, Compiled
 from fruitveg_tl.utils import runtime
 from fruitveg_tl.utils.backend import keras
 from fruitveg_tl.utils.errors import InputError
 
+if TYPE_CHECKING:
+    import openvino
+
 ENGINES = OPENVINO, KERAS = "openvino", "keras"
-BATCH = 32
-REQUEST = 8  # images per OpenVINO request; several requests run in parallel
 
 
 def engine() -> str:
     """Return the engine: `FRUITVEG_ENGINE`, else OpenVINO if installed and there is no GPU.
 
-    Raises:
-        InputError: if `FRUITVEG_ENGINE` is unknown or cannot be used here.
+    Raises InputError if `FRUITVEG_ENGINE` is unknown or cannot be used here.
     """
     able = keras.backend.backend() == "tensorflow" and importlib.util.find_spec("openvino")
     chosen = variable("ENGINE") or (OPENVINO if able and not runtime.gpus() else KERAS)
@@ -52,42 +56,23 @@ class Inference:
 
     def __init__(self, model: keras.Model, precision: str = "float32"):
         self.model = model
-        self._compiled = _compiled(model, precision) if engine() == OPENVINO else None
-        self._idle: list[_Requests] = []
+        by_openvino = engine() == OPENVINO
+        self._compiled = Compiled(to_openvino(model), precision) if by_openvino else None
         self._lock = threading.Lock()
 
     def outputs(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the network's output for each batch, in order.
+        """Yield the output for each batch (b, …), raw RGB in 0..255 or activations, in order.
 
-        OpenVINO computes a batch while the next one is prepared.
-
-        Args:
-            batches: raw RGB in 0..255 or activations, (b, …) each.
-
-        Raises:
-            ValueError: if the shape of a batch differs from the network's input.
+        Raises ValueError if the shape of a batch differs from the network's input.
         """
         checked = map(self._checked, batches)
-        if self._compiled is None:
-            for batch in checked:
-                with self._lock:
-                    output = self.model.predict_on_batch(batch)
-                yield output
+        if self._compiled is not None:
+            yield from self._compiled.outputs(checked)
             return
-        try:
-            requests = self._idle.pop()
-        except IndexError:
-            requests = _Requests(self._compiled)
-        started = False
         for batch in checked:
-            if started:
-                yield requests.finish()
-            requests.start(batch)
-            started = True
-        if started:
-            yield requests.finish()
-        # Not reached after a failure or an early stop: the next caller gets new requests.
-        self._idle.append(requests)
+            with self._lock:
+                output = self.model.predict_on_batch(batch)
+            yield output
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Return the network's output for all images, (n, …), `BATCH` at a time."""
@@ -101,46 +86,25 @@ class Inference:
         return batch
 
 
-class _Requests:
-    """One caller's requests to a network compiled by OpenVINO."""
-
-    def __init__(self, compiled):
-        import openvino
-
-        self.queue = openvino.AsyncInferQueue(compiled)
-        self.queue.set_callback(self._keep)
-        self.parts: list[np.ndarray | None] = []
-
-    def start(self, batch: np.ndarray) -> None:
-        parts = [batch[i : i + REQUEST] for i in range(0, len(batch), REQUEST)]
-        self.parts = [None] * len(parts)
-        for number, part in enumerate(parts):
-            self.queue.start_async({0: part.astype(np.float32)}, number)
-
-    def finish(self) -> np.ndarray:
-        self.queue.wait_all()
-        return np.concatenate(self.parts)
-
-    def _keep(self, request, number: int) -> None:
-        # The next request reuses the memory of this one.
-        self.parts[number] = request.get_output_tensor(0).data.copy()
-
-
-def _compiled(model: keras.Model, precision: str):
+def to_openvino(model: keras.Model) -> "openvino.Model":
+    """Convert a float32 network; the backend must be TensorFlow."""
     import openvino
-
-    options = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "mixed_bfloat16" else "f32",
-        "PERFORMANCE_HINT": "THROUGHPUT",
-    }
-    return openvino.Core().compile_model(openvino.convert_model(_traced(model)), "CPU", options)
-
-
-def _traced(model: keras.Model):
     import tensorflow as tf
 
     shape = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-    return tf.function(lambda x: model(x, training=False)).get_concrete_function(shape)
+    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(shape)
+    return openvino.convert_model(traced)
+
+
+def save_openvino(model: keras.Model, folder: Path) -> list[Path]:
+    """Write a float32 network for OpenVINO; return its files, none if another engine is in use."""
+    if engine() != OPENVINO:
+        return []
+    import openvino
+
+    file = folder / compiled.FILE
+    openvino.save_model(to_openvino(model), file, compress_to_fp16=False)
+    return [file, file.with_suffix(".bin")]
 
 
 def training_precision(backbone: Backbone) -> str:
@@ -158,14 +122,10 @@ def frozen_precision(backbone: Backbone) -> str:
 
 
 def in_precision(model: keras.Model, policy: str) -> keras.Model:
-    """Return a copy of a network with another dtype policy; its weights stay float32.
+    """Return a copy of a functional network with another dtype policy; its weights stay float32.
 
     The softmax layer "head" stays in float32, for probabilities near 0 and 1. A copy is necessary:
     Keras ignores a new policy on layers that were called before.
-
-    Args:
-        model: a functional model.
-        policy: "float32" or "mixed_bfloat16".
     """
 
     def copied(layer: keras.Operation) -> keras.Operation:

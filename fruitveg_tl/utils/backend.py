@@ -34,15 +34,15 @@ def _silence() -> Iterator[None]:
 
 
 def _keep_freed_memory() -> None:
-    """Keep freed memory for the next array: getting it anew from Linux takes 15 % of a step.
+    """Keep freed memory for the next array: fresh pages from Linux take 15 % of a training step.
 
-    Source of the numbers: man 3 mallopt and glibc's malloc.h.
+    The numbers are those of glibc's malloc.h, see man 3 mallopt.
     """
     trim_threshold, mmap_max, arena_max = -1, -4, -8
     with suppress(AttributeError, OSError, TypeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_max, 0)
-        mallopt(trim_threshold, -1)
+        mallopt(trim_threshold, 2**28)  # bytes; what is free above that goes back
         mallopt(arena_max, 1)  # threads share what is kept
 
 

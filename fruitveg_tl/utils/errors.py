@@ -2,7 +2,6 @@
 
 import os
 
-# Printed after Ctrl-C.
 STOPPED = "stopped; the same command continues with the remaining steps"
 
 

@@ -16,18 +16,7 @@ EVERY = 60  # seconds between two lines of text
 def progress(
     what: str, total: int, items: Iterable | None = None, initial: int = 0, unit: str = "files"
 ) -> tqdm:
-    """Return a progress bar that disappears when done, or writes lines of text.
-
-    As text, it writes a line every minute and one at the end. In kernels of `report`, it writes to
-    the standard error of `report`, to keep progress out of the notebook.
-
-    Args:
-        what: name of the phase.
-        total: number of steps.
-        items: to iterate over; None if the caller calls `update`.
-        initial: number of steps already done.
-        unit: name of the steps, in the plural.
-    """
+    """Return a bar that disappears when done, or `_Lines`; without `items`, call its `update`."""
     if (stream := _elsewhere()) or not (_in_kernel() or sys.stderr.isatty()):
         return _Lines(items, what, total, file=stream or sys.stderr, initial=initial, unit=unit)
     return tqdm(items, what, total, leave=False, initial=initial, unit=unit)
@@ -41,7 +30,7 @@ def note(text: str) -> None:
 
 
 def _elsewhere() -> TextIO | None:
-    """Return the standard error of `report` if it started this kernel."""
+    """Return the standard error of `report` if it started this kernel: notebooks stay clean."""
     descriptor = variable("PROGRESS")
     return _stream(int(descriptor)) if descriptor else None
 
@@ -57,7 +46,7 @@ def _in_kernel() -> bool:
 
 
 class _Lines(tqdm):
-    """A bar that writes lines of text."""
+    """A bar that writes a line of text every minute, and one at the end."""
 
     def __init__(self, items: Iterable | None, what: str, total: int, **options):
         options |= {"mininterval": EVERY, "delay": EVERY, "miniters": 1}

@@ -24,11 +24,7 @@ def make_deterministic(seed: int) -> None:
 
 
 def fast_precision(gains_on_cpu: bool) -> str:
-    """Return the faster precision on this machine: bfloat16 or float32.
-
-    Args:
-        gains_on_cpu: whether bfloat16 is faster on a processor that supports it.
-    """
+    """Return the faster precision here; `gains_on_cpu`: bfloat16 is faster on a CPU that has it."""
     # XLA on a processor is no faster in bfloat16 (benchmarks/share_of_peak.py).
     able = keras.backend.backend() != "jax" and "avx512_bf16" in _cpuinfo("flags").split()
     return "mixed_bfloat16" if gpus() or (able and gains_on_cpu) else "float32"

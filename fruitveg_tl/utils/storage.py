@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from fruitveg_tl.utils.errors import InputError, printable
 
+HASHES = "model.keras.sha256"  # in a run's folder: the hashes of its network's files
 MARK = ".fruitveg-tl"  # a file in every folder that this program may replace or delete
 STDOUT = Path("-")
 
@@ -31,10 +32,8 @@ def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; the file written there becomes `path`.
 
     If the block succeeds, it replaces a regular file in one step. It follows links and writes into
-    devices and FIFOs; `-` is standard output.
-
-    Raises:
-        InputError: if `path` is a folder, a socket, or a circular link.
+    devices and FIFOs; `-` is standard output. Raises InputError for a folder, a socket or a
+    circular link.
     """
     if path == STDOUT or is_stream(path):
         with tempfile.TemporaryDirectory() as scratch:
@@ -62,11 +61,7 @@ def is_stream(path: Path) -> bool:
 
 
 def file_target(path: Path) -> Path:
-    """Return the file that a path leads to, existing or not, with all links followed.
-
-    Raises:
-        InputError: if `new_file` refuses it.
-    """
+    """Return the file, existing or not, that a path's links lead to; errors as in `new_file`."""
     try:
         target = path.resolve()
         there = target.exists()
@@ -84,8 +79,7 @@ def file_target(path: Path) -> Path:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; it becomes `path` in one step if the block succeeds.
 
-    Raises:
-        InputError: if `path` exists and this program did not make it; then nothing changes.
+    Raises InputError, and changes nothing, if `path` exists and this program did not make it.
     """
     target = path.resolve()
     _refuse_strangers(target)
@@ -110,8 +104,7 @@ def own_folder(path: Path) -> Path:
 def remove(folder: Path) -> int:
     """Remove one of this program's folders, if it exists; return the number of bytes freed.
 
-    Raises:
-        InputError: if this program did not make the folder; then nothing is removed.
+    Raises InputError, and removes nothing, if this program did not make the folder.
     """
     _refuse_strangers(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -144,10 +137,9 @@ def _scratch(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Let one process at a time make `path`; others wait.
+    """Let one process at a time make `path`; remove what killed processes left behind.
 
-    The operating system releases the lock when the process ends. Leftovers of killed processes are
-    removed.
+    The operating system releases the lock when the process ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -168,12 +160,9 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def new_array(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    """Return a memory-mapped array in a new file, with its space on disk reserved.
+    """Return a memory-mapped array in a new file; OSError if the disk lacks the space for it.
 
-    Otherwise a full disk would kill the process at a later assignment (SIGBUS).
-
-    Raises:
-        OSError: if there is not enough space.
+    Without reserved space, a full disk would kill the process at a later assignment (SIGBUS).
     """
     array = np.lib.format.open_memmap(file, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):  # macOS has none
@@ -197,3 +186,16 @@ def sha256_file(path: Path) -> str:
 def sha256_json(content: Any) -> str:
     """Return the hexadecimal SHA-256 of `content` as canonical JSON: a key for caches."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def record_hashes(*files: Path) -> None:
+    """Write the hashes of files in one folder, as `sha256sum -c` reads them."""
+    lines = "".join(f"{sha256_file(file)}  {file.name}\n" for file in files)
+    (files[0].parent / HASHES).write_text(lines)
+
+
+def is_recorded(file: Path) -> bool:
+    """Return whether a file still has the hash that was recorded beside it."""
+    record = file.parent / HASHES
+    lines = record.read_text().splitlines() if record.is_file() else []
+    return f"{sha256_file(file)}  {file.name}" in lines

@@ -188,3 +188,10 @@ def test_a_damaged_byte_never_gives_more_than_an_input_error(tmp_path_factory, w
         assert decode(file, 32).shape == (32, 32, 3)
     except InputError as error:
         assert str(file) in str(error)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_every_format_is_read(tmp_path, kind):
+    file = tmp_path / f"x.{kind.lower()}"
+    Image.new("RGB", (50, 40), (200, 100, 50)).save(file, kind)
+    assert np.abs(decode(file, 32).mean((0, 1)) - (200, 100, 50)).max() < 3

@@ -14,6 +14,7 @@ from fruitveg_tl.evaluation.metrics import (
     evaluate,
     macro_f1,
     mean_probabilities,
+    sure_from,
     wilson_interval,
 )
 
@@ -125,3 +126,17 @@ def test_the_mean_of_the_networks_is_taken_seed_by_seed():
     first, second = mean_probabilities(every)
     np.testing.assert_allclose(first[1], [0.4, 0.4, 0.2])
     np.testing.assert_allclose(second[0], [0.4, 0.4, 0.2])
+
+
+def test_the_confidence_from_which_answers_are_sure():
+    confidence = np.array([0.9] * 30 + [0.8] * 10 + [0.7] * 10)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    targets = np.zeros(50, int)
+    targets[30:32] = 1  # 2 of 40 are wrong from 0.8: exactly 95 % are right
+    found = sure_from(targets, probabilities)
+    assert (found["min_confidence"], found["coverage"], found["images"]) == (0.7, 1.0, 50)
+    targets[45] = 1  # 3 of 50 from 0.7
+    assert sure_from(targets, probabilities)["min_confidence"] == 0.8
+    assert sure_from(targets, probabilities)["coverage"] == 0.8
+    never = sure_from(np.ones(50, int), probabilities)
+    assert (never["min_confidence"], never["coverage"]) == (1.01, 0.0)

@@ -73,7 +73,7 @@ def test_a_notebook_and_train_give_the_same_numbers(file, images, home, eager, m
     assert len(kept) == 2  # `train`, called by the notebook, has found both
     again = run_cells(file, images, names, every)["probabilities"]
     assert fits() == kept
-    monkeypatch.setattr(PATHS, "root", home.with_name("other home"))
+    monkeypatch.setenv("FRUITVEG_HOME", str(home.with_name("other home")))
     run = train(names["images"], names["source"], names["recipe"])
     assert fits() == kept
     for stage in (PROBE, FINETUNED):

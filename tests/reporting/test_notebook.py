@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from fruitveg_tl.config import PATHS
 from fruitveg_tl.models import weights
 from fruitveg_tl.models.backbones import BACKBONES, BUNDLED, RANDOM
-from fruitveg_tl.reporting import notebook
+from fruitveg_tl.reporting import notebook, plots
 from fruitveg_tl.utils.errors import InputError
 
 
@@ -24,7 +24,7 @@ def test_parameters_differ_from_the_recipe_and_then_one_seed_is_looked_at(home, 
     assert asked("grocery") == ("grocery", 224, 10, (0,))  # no study below this home
     assert asked("synthetic", 2) == ("synthetic", 96, 4, (2,))
     assert asked("synthetic", 0, 48, 1) == ("synthetic", 48, 1, (0,))
-    monkeypatch.setattr(PATHS, "root", PROJECT)
+    monkeypatch.setenv("FRUITVEG_HOME", str(PROJECT))
     assert asked("grocery") == ("grocery", 224, 10, (0, 1, 2, 3, 4))
     assert asked("grocery", 0, 96) == ("grocery", 96, 10, (0,))
     assert asked("grocery", 0, None, None, 1)[3] == (0,)
@@ -33,7 +33,7 @@ def test_parameters_differ_from_the_recipe_and_then_one_seed_is_looked_at(home, 
 
 
 def test_a_relative_folder_starts_at_the_projects_root(images, home, monkeypatch, tmp_path):
-    monkeypatch.setattr(PATHS, "root", images.parent)
+    monkeypatch.setenv("FRUITVEG_HOME", str(images.parent))
     monkeypatch.chdir(tmp_path.parent)
     assert notebook.load_images(images.name).root == images
     assert notebook.load_images(str(images)).root == images
@@ -145,3 +145,11 @@ def test_makeshift_weights_are_said_loudly(monkeypatch, source, said):
     monkeypatch.setattr(weights, "card", lambda backbone: about)
     notebook.caveat(BACKBONES["vgg16"], source)
     assert [said in text for text in shown] == ([True] if said else [])
+
+
+def test_a_figure_of_a_makeshift_network_says_so(home, monkeypatch):
+    monkeypatch.setattr(notebook, "display", lambda image: None)
+    for source, title in ((BUNDLED, BUNDLED), ("ImageNet (Keras)", "")):
+        figure = plots.bands({"a": pd.DataFrame({"mean": [1], "low": [0], "high": [2]})}, "x", "y")
+        notebook.show(figure, "figure", source)
+        assert figure.get_suptitle() == title

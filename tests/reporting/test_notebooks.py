@@ -223,3 +223,14 @@ def jupyterlab(home, environment):
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_every_question_is_answered():
+    answers = nbformat.read(PROJECT / "notebooks" / "answers.ipynb", 4).cells
+    text = "\n".join(cell.source for cell in answers if cell.cell_type == "markdown")
+    chapters = dict(re.findall(r"^## (0\d).*?\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    for file in FILES[1:5]:
+        last = nbformat.read(file, 4).cells[-1].source
+        asked = re.findall(r"^\d\. ", last, re.MULTILINE) or re.findall(r"\?", last)
+        answered = re.findall(r"^\*\*(?:\d\.|.*\?)", chapters[file.name[:2]], re.MULTILINE)
+        assert "## Question" in last and len(asked) == len(answered) > 0, file

@@ -9,7 +9,7 @@ from fruitveg_tl.reporting import plots
 
 
 def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(PATHS, "root", tmp_path)
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
     labels = ["pear", "apple", "kiwi"] * 3
     files = []
@@ -24,7 +24,7 @@ def test_contact_sheet_shows_every_class_and_is_saved_the_same_twice(tmp_path, m
 
 
 def test_a_figure_without_images_is_a_png(tmp_path, monkeypatch):
-    monkeypatch.setattr(PATHS, "root", tmp_path)
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path))
     matrix = plots.confusion_matrix(np.eye(2, dtype=int), ["kiwi", "pear"])
     with Image.open(plots.save_figure(matrix, "matrix")) as image:
         assert image.format == "PNG"

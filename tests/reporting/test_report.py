@@ -146,7 +146,7 @@ def test_a_signal_ends_a_notebook_in_one_line(target, outcome, tmp_path):
 
 
 def test_the_parameters_are_those_asked_for_or_in_place_the_notebooks_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(PATHS, "root", tmp_path)
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path))
     (tmp_path / "notebooks").mkdir()
     tagged = {"metadata": {"tags": [report.PARAMETERS]}}
     parameters = new_code_cell('dataset, seed, size = "my own", 7, None', **tagged)
@@ -172,7 +172,7 @@ def test_edited_notebooks_are_not_bound_as_committed_ones(tmp_path, monkeypatch)
         who = ("-c", "user.name=x", "-c", "user.email=x@x")
         subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
-    monkeypatch.setattr(PATHS, "root", tmp_path)
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path))
     monkeypatch.setattr(runtime, "ROOT", tmp_path)
     (tmp_path / "notebooks").mkdir()
     source = write(tmp_path / "notebooks" / "01_one.ipynb", new_markdown_cell("# One"))
@@ -195,10 +195,12 @@ def test_without_a_data_set_the_report_is_on_the_embedded_one(monkeypatch):
 
 
 def test_an_appendix_about_other_images_is_left_out(tmp_path, monkeypatch):
-    names = ["01_a.ipynb", "02_b.ipynb", "A1_evidence.ipynb", "A4_grocery.ipynb"]
-    names.append("A5_second_set.ipynb")
-    for name in ("README.md", *reversed(names)):
-        (tmp_path / name).touch()
+    needs = {"A4_some.ipynb": "grocery", "A5_others.ipynb": "second_set"}
+    names = ["01_a.ipynb", "02_b.ipynb", "A1_evidence.ipynb", *needs]
+    (tmp_path / "README.md").touch()
+    for name in reversed(names):
+        metadata = {"needs": needs[name]} if name in needs else {}
+        nbformat.write(new_notebook(metadata=metadata), tmp_path / name)
     everything = [tmp_path / name for name in names]
     monkeypatch.delenv("FRUITVEG_OTHER", raising=False)
     assert report.chapters(tmp_path, None) == everything
@@ -211,6 +213,6 @@ def test_an_appendix_about_other_images_is_left_out(tmp_path, monkeypatch):
 
 
 def test_without_notebooks_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(PATHS, "root", tmp_path)
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path))
     with pytest.raises(InputError, match="no notebooks here"):
         report.report(tmp_path / "report", {"dataset": "synthetic"})

@@ -72,7 +72,7 @@ def test_views_differ_from_each_other_and_are_the_same_next_time(
     loaded, network, tmp_path, monkeypatch
 ):
     first = frozen_outputs(network.frozen, loaded, recipe(2))
-    monkeypatch.setattr(PATHS, "root", tmp_path / "other")
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path / "other"))
     again = frozen_outputs(network.frozen, loaded, recipe(2))
     assert np.abs(first.views[1].astype(np.float32) - first.views[2]).max() > 0
     for one, other in zip(first.views, again.views, strict=True):

@@ -95,12 +95,20 @@ def test_a_step_that_an_epoch_ends_in_goes_on_after_a_kill(data, home, tmp_path,
         return fresh_model(keras.optimizers.AdamW(rate, 0.004, gradient_accumulation_steps=2))
 
     undisturbed, whole = fit(data, epochs=3, model=model())
-    monkeypatch.setattr(PATHS, "root", tmp_path / "other")
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path / "other"))
     with pytest.raises(KeyboardInterrupt):
         fit(data, epochs=3, killed=(1, 2), model=model())
     resumed, again = fit(data, epochs=3, model=model())
     assert without_seconds(again) == without_seconds(whole)
     assert_equal(resumed, undisturbed)
+
+
+def test_the_rate_warms_up_then_decays_by_a_cosine():
+    rate = warmup_cosine(1.0, 100)
+    # The decay takes `batches` steps after the warm-up, so a fit ends before its lowest rate.
+    assert [float(rate(step)) for step in (0, 5, 10, 60, 110)] == pytest.approx(
+        [0.1, 0.55, 1.0, 0.505, 0.01]
+    )
 
 
 def test_an_epoch_holds_every_image_once_with_its_own_label(data):
@@ -171,11 +179,12 @@ def test_killed_at_every_epoch_a_fit_ends_like_an_undisturbed_one(
     data, home, tmp_path, monkeypatch, patience
 ):
     model, whole = fit(data, patience=patience)
-    monkeypatch.setattr(PATHS, "root", tmp_path / "other")
+    monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path / "other"))
     for epoch in range(6):
         with pytest.raises(KeyboardInterrupt):
             fit(data, patience=patience, killed=(epoch, epoch % 5))
-    resumed, again = fit(data, patience=patience)
+    # Five epochs are stored: to repeat one of them would raise.
+    resumed, again = fit(data, patience=patience, killed=(4, 0))
     assert without_seconds(again) == without_seconds(whole) and len(again.history) == 6
     assert_equal(resumed, model)
 
@@ -186,8 +195,7 @@ def test_best_epoch_is_restored_and_patience_ends_training(data, home):
     targets = np.eye(2, dtype=np.float32)[noise]
     model, keep = fit((x, targets), epochs=40, patience=2)
     best, history = keep.best_epoch, keep.history
-    if len(history) < 40:
-        assert len(history) == best + 3
+    assert len(history) == best + 3 < 40
     loss = model.evaluate(x.astype(np.float32), targets, verbose=0)[0]
     assert loss == pytest.approx(history[best]["val_loss"], rel=1e-5)
     assert history[best]["val_loss"] == min(record["val_loss"] for record in history)
