@@ -86,7 +86,8 @@ class Classifier:
         """
         if isinstance(images, list | tuple):
             return list(self.answers(images, k))
-        return next(self.answers([images], k))
+        (answer,) = self.answers([images], k)  # to its end: the network keeps its requests
+        return answer
 
     def answers(self, images: Sequence[Picture], k: int = 5) -> Iterator[Answer]:
         """Yield the answer to each image, in order; decode while the network computes."""
