@@ -78,6 +78,10 @@ class Classifier:
                 f"{printable(Path(folder))}: neither a run nor an exported network: "
                 f"{Path(error.filename or '').name} is missing"
             ) from None
+        except (ValueError, KeyError) as error:
+            raise InputError(
+                f"{printable(Path(folder))}: damaged ({first_line(error)}); train or export again"
+            ) from None
 
     def __call__(self, images: Picture | Sequence[Picture], k: int = 5) -> Answer | list[Answer]:
         """Classify an image or a list: path, file content, PIL image or uint8 (height, width, 3).

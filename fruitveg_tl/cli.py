@@ -319,8 +319,8 @@ def _add_dataset(parser: Any) -> None:
     parser.add_argument(
         "--dataset",
         default=variable("DATASET") or SYNTHETIC,
-        help="synthetic, grocery, grocery-all, fruits-veges, or a folder of class folders "
-        "(default: FRUITVEG_DATASET, else synthetic)",
+        help=f"{', '.join(PROFILES)}, or a folder of class folders (default: FRUITVEG_DATASET, "
+        "else synthetic)",
     )
 
 

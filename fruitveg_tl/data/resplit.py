@@ -90,6 +90,22 @@ def with_and_without(images: Images, pairs: pd.DataFrame) -> dict[str, Images]:
     """
     groups = audit.duplicate_groups(pairs, len(images.index))
     leak = np.isin(groups, groups[images.rows(TEST)])
+    chosen = _with_leaks(images, groups, leak)
+    if len(set(images.targets[chosen != UNUSED])) < 2:
+        raise InputError(
+            f"{printable(images.root)}: fewer than two classes keep training images that are not "
+            "leaks, so the effect of leaks cannot be measured; create new splits with "
+            f"{RESPLIT}"
+        )
+    without = np.where(leak & (chosen == TRAIN), UNUSED, chosen)
+    return {
+        WITH: images.with_splits(chosen, f"{images.name}-{WITH}"),
+        WITHOUT: images.with_splits(without, f"{images.name}-{WITHOUT}"),
+    }
+
+
+def _with_leaks(images: Images, groups: np.ndarray, leak: np.ndarray) -> np.ndarray:
+    """Return the split of every image, as text, with the leaks among the training images."""
     split = images.index["split"].to_numpy(str)
     chosen = np.full(len(split), UNUSED, dtype="<U5")
     for label in range(len(images.classes)):
@@ -101,18 +117,9 @@ def with_and_without(images: Images, pairs: pd.DataFrame) -> dict[str, Images]:
         kept = own & (split != VAL)
         chosen[kept] = split[kept]
         order = np.random.default_rng(label).permutation(sizes.index)
-        chosen[clean & np.isin(groups, list(validation_groups(order, sizes)))] = VAL
-    if len(set(images.targets[chosen != UNUSED])) < 2:
-        raise InputError(
-            f"{printable(images.root)}: fewer than two classes keep training images that are not "
-            "leaks, so the effect of leaks cannot be measured; create new splits with "
-            f"{RESPLIT}"
-        )
-    without = np.where(leak & (chosen == TRAIN), UNUSED, chosen)
-    return {
-        name: images.with_splits(part, f"{images.name}-{name}")
-        for name, part in ((WITH, chosen), (WITHOUT, without))
-    }
+        validation = list(validation_groups(order, sizes))
+        chosen[clean & np.isin(groups, validation)] = VAL
+    return chosen
 
 
 def _refuse_empty_splits(dataset: Images, split: np.ndarray) -> None:

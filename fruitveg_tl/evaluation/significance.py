@@ -82,13 +82,15 @@ def compare_macro_f1(targets: np.ndarray, predicted: Mapping[str, np.ndarray]) -
     (the interval excludes 0).
     """
     rng = np.random.default_rng(0)
-    samples = [np.arange(len(targets)), *rng.integers(len(targets), size=(RESAMPLES, len(targets)))]
-    scored = {
-        name: np.array(
-            [np.mean([metrics.macro_f1(targets[i], seed[i]) for seed in seeds]) for i in samples]
-        )
-        for name, seeds in predicted.items()
-    }
+    everything = np.arange(len(targets))
+    samples = [everything, *rng.integers(len(targets), size=(RESAMPLES, len(targets)))]
+
+    def mean_f1(seeds: np.ndarray, sample: np.ndarray) -> float:
+        return np.mean([metrics.macro_f1(targets[sample], seed[sample]) for seed in seeds])
+
+    scored = {}
+    for name, seeds in predicted.items():
+        scored[name] = np.array([mean_f1(seeds, sample) for sample in samples])
     rows = []
     for pair in combinations(scored, 2):
         better, worse = sorted(pair, key=lambda name: -scored[name][0])

@@ -30,27 +30,34 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
     range. The stage includes the settings in which otherwise equal runs differ. Data sets of the
     same name get the first digits of their hash.
     """
-    rows, names = [], _dataset_names(runs)
+    names = _dataset_names(runs)
     kind = ["content", "model", "size", "stage", "weights", "ablation"]
     peers = runs.groupby(kind)["settings"].unique()
-    for key, group in runs.groupby([*kind, "settings"], sort=False):
+    rows, order = [], []
+    for key, seeds in runs.groupby([*kind, "settings"], sort=False):
         content, model, size, stage, weights, ablation, own = key
-        special = ", ".join(filter(None, [_differences(own, peers[key[:-1]]), ablation]))
+        differences = _differences(own, peers[key[:-1]])
+        special = ", ".join(filter(None, [differences, ablation]))
+        about = {
+            "Dataset": names[content],
+            "Model": model,
+            "Pixels": size,
+            "Stage": f"{stage}, {special}" if special else stage,
+            "Weights": weights,
+        }
+        scores = {title: _spread(seeds[name]) for title, name in SCORES.items()}
         rows.append(
             {
-                "Dataset": names[content],
-                "Model": model,
-                "Pixels": size,
-                "Stage": f"{stage}, {special}" if special else stage,
-                "Weights": weights,
-                **{title: _spread(group[name]) for title, name in SCORES.items()},
-                "Seeds": len(group),
-                "Trained parameters": f"{int(group['parameters'].iloc[0]):,}",
-                "Training time": _duration(group["seconds"].mean()),
-                "order": (names[content], size, STAGES.index(stage), model, weights, special),
+                **about,
+                **scores,
+                "Seeds": len(seeds),
+                "Trained parameters": f"{int(seeds['parameters'].iloc[0]):,}",
+                "Training time": _duration(seeds["seconds"].mean()),
             }
         )
-    return pd.DataFrame(sorted(rows, key=lambda row: row.pop("order")))
+        order.append((names[content], size, STAGES.index(stage), model, weights, special))
+    sequence = sorted(range(len(rows)), key=order.__getitem__)
+    return pd.DataFrame([rows[i] for i in sequence])
 
 
 def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
