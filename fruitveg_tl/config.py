@@ -239,7 +239,7 @@ def command(used: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
 # --- the environment ----------------------------------------------------------------------------
 
 VARIABLES = {
-    "FRUITVEG_HOME": "folder that holds data/, figures/ and report/ (default: the checkout)",
+    "FRUITVEG_HOME": "folder of data/, figures/, notebooks/ and report/ (default: the checkout)",
     "FRUITVEG_DATA": "a copy of the data set on disk, in the upstream layout",
     "FRUITVEG_WEIGHTS": "folder of weights files under Keras' names",
     "FRUITVEG_DATASET": "name or folder of the images, for every command",

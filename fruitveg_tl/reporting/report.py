@@ -54,7 +54,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object] | None 
     notebook = nbformat.read(source, as_version=4)
     for cell in notebook.cells:
         if parameters and PARAMETERS in cell.metadata.get("tags", ()):
-            cell.source = _with_parameters(cell.source, parameters)
+            cell.source = _with_parameters(cell.source, parameters, source)
     client = NotebookClient(
         notebook,
         timeout=None,
@@ -77,13 +77,17 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object] | None 
         nbformat.write(notebook, temporary)
 
 
-def _with_parameters(source: str, parameters: Mapping[str, object]) -> str:
+def _with_parameters(code: str, parameters: Mapping[str, object], file: Path) -> str:
     """Return a cell of the form `a, b = 1, 2` with the values of `parameters`."""
-    (assignment,) = ast.parse(source).body
-    values = {
-        name.id: ast.literal_eval(value)
-        for name, value in zip(assignment.targets[0].elts, assignment.value.elts, strict=True)
-    }
+    try:
+        (assignment,) = ast.parse(code).body
+        pairs = zip(assignment.targets[0].elts, assignment.value.elts, strict=True)
+        values = {name.id: ast.literal_eval(value) for name, value in pairs}
+    except (SyntaxError, ValueError, AttributeError):
+        raise InputError(
+            f"{printable(file)}: its cell tagged {PARAMETERS} must be one line, a, b = 1, 2; "
+            "restore it with «git checkout»"
+        ) from None
     values |= {name: value for name, value in parameters.items() if name in values}
     return f"{', '.join(values)} = {', '.join(map(repr, values.values()))}"
 

@@ -216,3 +216,12 @@ def test_without_notebooks_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("FRUITVEG_HOME", str(tmp_path))
     with pytest.raises(InputError, match="no notebooks here"):
         report.report(tmp_path / "report", {"dataset": "synthetic"})
+
+
+@pytest.mark.parametrize("code", ['dataset = "grocery"', "a, b = 1, max(2, 3)", "a, b ="])
+def test_parameters_of_another_form_are_named(tmp_path, code):
+    cell = new_code_cell(code, metadata={"tags": ["parameters"]})
+    file = tmp_path / "02_x.ipynb"
+    nbformat.write(new_notebook(cells=[cell]), file)
+    with pytest.raises(InputError, match=r"02_x\.ipynb: its cell tagged parameters must be"):
+        report.execute(file, file, {"dataset": "synthetic"})
