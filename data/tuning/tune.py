@@ -27,7 +27,7 @@ FOLDS, SEED, IMAGES_A_CLUSTER = 3, 0, 4
 VALIDATION = 0.15  # fraction of what is not held out
 RACE = 0.01  # of accuracy: what is further behind after a fold is out (Maron & Moore 1994)
 BEFORE = {"mobilenetv2": "block_2_add", "resnet50": "conv3_block4_out", "vgg16": "block3_pool"}
-KEY = ["backbone", "settings", "fold"]
+KEY, SCORE = ["backbone", "settings", "fold"], "fine-tuned accuracy"
 
 
 def factors(backbone) -> list[tuple[str, list]]:
@@ -126,7 +126,7 @@ def train(fold, source, backbone: str, settings: dict) -> dict:
 def accuracies(log: pd.DataFrame, backbone: str, settings: dict) -> pd.Series:
     """Return a candidate's accuracy by fold."""
     own = (log["backbone"] == backbone) & (log["settings"] == json.dumps(settings))
-    return log[own].set_index("fold")["fine-tuned accuracy"]
+    return log[own].set_index("fold")[SCORE]
 
 
 def main(backbone: str) -> None:
@@ -134,11 +134,13 @@ def main(backbone: str) -> None:
     os.environ["FRUITVEG_HOME"] = str(HOME)
     HOME.mkdir(exist_ok=True)
     from fruitveg_tl.models import weights
-    from fruitveg_tl.models.backbones import BACKBONES
+    from fruitveg_tl.models.backbones import BACKBONES, MAKESHIFT
 
     entry, dealt = BACKBONES[backbone], folds(images())
     source = weights.resolve(entry)
-    log = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=KEY)
+    if source.source in MAKESHIFT:
+        raise SystemExit(f"{source.source}: set FRUITVEG_WEIGHTS to the folder of Keras' weights")
+    log = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=[*KEY, SCORE])
     best: dict = {}
     for factor, values in [("recipe", [None]), *factors(entry)]:
         ahead = 0.0
