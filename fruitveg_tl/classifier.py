@@ -148,15 +148,16 @@ class Classifier:
 def _network(folder: Path) -> Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]:
     """Load the network in a folder, by OpenVINO if possible: Keras takes seconds to import."""
     able = importlib.util.find_spec("openvino") and variable("ENGINE") != "keras"
+    is_run = (folder / "runs.csv").exists()
     if (file := folder / FILE).exists() and able:
         for part in (file, file.with_suffix(".bin")):
-            if (folder / "runs.csv").exists() and not is_recorded(part):
+            if is_run and not is_recorded(part):
                 raise InputError(
                     f"{printable(part)}: not the file whose hash {HASHES} records; delete it to "
                     "use model.keras instead"
                 )
         return Compiled(file).outputs
-    if (folder / "runs.csv").exists():
+    if is_run:
         from fruitveg_tl.studies import read_study
         from fruitveg_tl.training.inference import Inference
 

@@ -1,6 +1,7 @@
 """Parallel runs on one or several machines, with Ray (the optional extra `grid`)."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def run_grid(jobs: Sequence[Job], workers: int, force: bool = False) -> list[Run
     try:
         if cards := ray.cluster_resources().get("GPU"):
             resources["num_gpus"] = min(1, cards / workers)
-        return _run_all(ray.remote(max_retries=RETRIES, **resources)(_one), jobs, force)
+        return _run_all(ray.remote(max_retries=0, **resources)(_one), jobs, force)
     finally:
         ray.shutdown()
 
@@ -56,17 +57,23 @@ def _run_all(one, jobs: Sequence[Job], force: bool) -> list[Run]:
     ]
     folders: dict[int, Path] = {}
     failed: list[str] = []
-    waiting = {one.remote(*asked): i for i, asked in enumerate(arguments)}
+    waiting = {one.remote(*asked): (i, 0) for i, asked in enumerate(arguments)}
     with progress("runs", len(jobs)) as bar:
         while waiting:
             (done,), _ = ray.wait(list(waiting))
-            i = waiting.pop(done)
+            i, tries = waiting.pop(done)
             try:
                 folders[i] = ray.get(done)
-            except InputError as error:
+            except InputError as error:  # a retry would fail again
                 failed.append(f"{_name(jobs[i])}: {error.cause}")
-            except ray.exceptions.RayError as error:  # the worker died RETRIES + 1 times
-                failed.append(f"{_name(jobs[i])}: {str(error).strip().splitlines()[-1]}")
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                if tries == RETRIES:
+                    failed.append(f"{_name(jobs[i])}: failed {tries + 1} times: {reason}")
+                else:
+                    print(f"WARNING: {_name(jobs[i])} is tried again: {reason}", file=sys.stderr)
+                    waiting[one.remote(*arguments[i])] = i, tries + 1
+                    continue
             bar.update()
     if failed:
         raise InputError("\n".join(failed))

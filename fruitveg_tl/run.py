@@ -136,6 +136,11 @@ class _Trained:
     probe_head: list[np.ndarray] | None = None
     reused: bool = False
 
+    @property
+    def final(self) -> np.ndarray:
+        """The probabilities of the last stage: those of the saved network."""
+        return list(self.probabilities.values())[-1]
+
 
 def recipe_for(images: Images, backbone: str, **changes: Any) -> RunConfig:
     """Return all settings of a backbone on these images; a change to None keeps the recipe's."""
@@ -352,7 +357,7 @@ def _save_tables(
     inputs: Inputs, trained: _Trained, folder: Path, name: str, difference: float
 ) -> None:
     images, arrays = inputs.images, {}
-    places = {s: np.searchsorted(images.held_out, images.rows(s)) for s in (VAL, TEST)}
+    places = {split: images.places(split) for split in (VAL, TEST)}
     for stage, probabilities in trained.probabilities.items():
         stem = f"{name}/{studies.slug(stage)}"
         for split, rows in places.items():
@@ -427,9 +432,7 @@ def _usual(inputs: Inputs) -> dict:
 def _confidence(inputs: Inputs, trained: _Trained) -> dict[str, float]:
     """Return the confidence from which the network's answers are sure, see `metrics.sure_from`."""
     images = inputs.images
-    places = np.searchsorted(images.held_out, images.rows(VAL))
-    final = list(trained.probabilities.values())[-1]
-    return metrics.sure_from(images.targets[images.rows(VAL)], final[places])
+    return metrics.sure_from(images.targets[images.rows(VAL)], trained.final[images.places(VAL)])
 
 
 def _difference_of_the_saved(inputs: Inputs, trained: _Trained, file: Path) -> float:
@@ -441,8 +444,7 @@ def _difference_of_the_saved(inputs: Inputs, trained: _Trained, file: Path) -> f
     images = pixels[held_out[places]].astype(np.float32)
     parts = np.array_split(images, math.ceil(len(images) / SCRATCH_BATCH))
     again = np.concatenate([saved.predict_on_batch(part) for part in parts])
-    final = list(trained.probabilities.values())[-1]
-    difference = float(np.abs(again - final[places]).max())
+    difference = float(np.abs(again - trained.final[places]).max())
     if difference > TOLERANCE:
         note(f"WARNING: {file.parent.name}: once saved, it differs by {difference:.1e}")
     return difference

@@ -44,7 +44,8 @@ def disturbed(grid, tmp_path_factory) -> tuple[Path, str]:
 def test_two_workers_give_the_same_results_and_a_killed_one_is_tried_again(
     grid, disturbed, tmp_path
 ):
-    home, _ = disturbed
+    home, errors = disturbed
+    assert errors.count("is tried again") == 1
     assert command(*grid, home=tmp_path).returncode == 0
     assert len(_results(home)) == 2
     assert _results(home) == _results(tmp_path)

@@ -79,6 +79,10 @@ class Images:
         """Rows of the validation and test images, ascending."""
         return np.sort(np.concatenate([self.rows(VAL), self.rows(TEST)]))
 
+    def places(self, split: str) -> np.ndarray:
+        """Positions of the validation or test images among `held_out`."""
+        return np.searchsorted(self.held_out, self.rows(split))
+
     @property
     def viewed_rows(self) -> np.ndarray:
         """Rows of the images whose augmented views are stored, ascending."""

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
     names = _dataset_names(runs)
     kind = ["content", "model", "size", "stage", "weights", "ablation"]
     peers = runs.groupby(kind)["settings"].unique()
-    rows, order = [], []
+    rows = []
     for key, seeds in runs.groupby([*kind, "settings"], sort=False):
         content, model, size, stage, weights, ablation, own = key
         differences = _differences(own, peers[key[:-1]])
@@ -46,18 +47,14 @@ def evaluated_models(runs: pd.DataFrame) -> pd.DataFrame:
             "Weights": weights,
         }
         scores = {title: _spread(seeds[name]) for title, name in SCORES.items()}
-        rows.append(
-            {
-                **about,
-                **scores,
-                "Seeds": len(seeds),
-                "Trained parameters": f"{int(seeds['parameters'].iloc[0]):,}",
-                "Training time": _duration(seeds["seconds"].mean()),
-            }
-        )
-        order.append((names[content], size, STAGES.index(stage), model, weights, special))
-    sequence = sorted(range(len(rows)), key=order.__getitem__)
-    return pd.DataFrame([rows[i] for i in sequence])
+        spent = {
+            "Seeds": len(seeds),
+            "Trained parameters": f"{int(seeds['parameters'].iloc[0]):,}",
+            "Training time": _duration(seeds["seconds"].mean()),
+        }
+        order = (names[content], size, STAGES.index(stage), model, weights, special)
+        rows.append((order, about | scores | spent))
+    return pd.DataFrame([row for _, row in sorted(rows, key=itemgetter(0))])
 
 
 def models(every: Mapping[str, Sequence[Run]]) -> pd.DataFrame:

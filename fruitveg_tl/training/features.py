@@ -83,7 +83,7 @@ class Outputs:
 
     def places(self, split: str) -> np.ndarray:
         """Return the positions of the validation or test images in `held_out`."""
-        return np.searchsorted(self.held_out_rows, self.images.rows(split))
+        return self.images.places(split)
 
 
 def frozen_outputs(model: keras.Model | None, images: Images, recipe: RunConfig) -> Outputs:
